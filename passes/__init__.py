@@ -1,0 +1,34 @@
+"""The passes, in the order in which they run: the table of contents of the compiler."""
+
+if __name__ != "qatc.passes":
+    raise ImportError("import qatc.passes: a second copy of these modules would have classes of its own")
+
+from qatc.passes.constrain_pow2_scales import ConstrainPow2Scales
+from qatc.passes.dedup_modules import DedupModules
+from qatc.passes.fold_bn_self import FoldBnSelf
+from qatc.passes.functional_to_module import FunctionalToModule
+from qatc.passes.fuse_conv_bn_act import FuseConvBnAct
+from qatc.passes.insert_quantizers import InsertQuantizers
+from qatc.passes.share_scales import ShareScales
+from qatc.pipeline import Pass, Pipeline
+from qatc.spec import QConfig
+from qatc.targets import Target
+
+
+def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
+    """Return the passes from a traced float model to one that trains as it will deploy on `target`."""
+    passes: tuple[Pass, ...] = (
+        DedupModules(),  # one call site per module, so what is attached to it belongs to one tensor
+        FunctionalToModule(),  # F.relu -> nn.ReLU, so later passes match modules only
+        FuseConvBnAct(),
+        FoldBnSelf(),  # a BatchNorm with no layer to fold into
+        InsertQuantizers(target, config),
+        ShareScales(target),  # tensors that the target wants on one grid
+    )
+    return Pipeline((*passes, ConstrainPow2Scales()) if config.pow2 else passes)
+
+
+__all__ = [
+    "ConstrainPow2Scales", "DedupModules", "FoldBnSelf", "FunctionalToModule", "FuseConvBnAct", "InsertQuantizers",
+    "ShareScales", "qat_pipeline",
+]  # fmt: skip

@@ -1,0 +1,75 @@
+"""Fuse a layer with weights, the BatchNorm behind it and the activation behind that."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx, nn
+
+from qatc import ir
+from qatc.invariants import NO_INPLACE, ONE_CALL_SITE, Invariant
+from qatc.modules.fused import BatchNorm, Fused, fused_form
+from qatc.pipeline import Pass
+from qatc.rewrite import Chain, Op, Rule, apply, optional
+
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+# What every target fuses: activations that only clip.
+CLIPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
+
+
+@dataclass(frozen=True)
+class FuseConvBnAct(Pass):
+    """Conv or Linear [+ BatchNorm] [+ ReLU, ReLU6 or Hardtanh] becomes one module that trains as they did.
+
+    The BatchNorm stays where it is in the model, under its own name; the fused layer is given it as an argument.
+    It is fused only if nothing else reads the layer, and if it has running statistics to fold.
+    """
+
+    name: ClassVar[str] = "fuse-conv-bn-act"
+    requires: ClassVar[tuple[Invariant, ...]] = (ONE_CALL_SITE, NO_INPLACE)
+
+    def run(self, gm: fx.GraphModule) -> bool:
+        """Rewrite the graph; return whether anything changed."""
+        return bool(apply(gm, RULES))
+
+
+def fuse(gm: fx.GraphModule, layer: fx.Node, bn: fx.Node | None, act: fx.Node | None) -> bool:
+    """Replace the chain by one module at the layer's place."""
+    module = gm.get_submodule(str(layer.target))
+    if bn is not None and not foldable(gm.get_submodule(str(bn.target)), module):
+        bn, act = None, None
+    taken = isinstance(module, Fused) and (module.activation is not None or "bn" in layer.kwargs)
+    fused = None if taken or (bn is None and act is None) else fused_form(module)
+    if fused is None:
+        return False
+    if bn is not None:
+        layer.kwargs = {**layer.kwargs, "bn": ir.module_reference(gm, str(bn.target), layer)}
+    if act is not None:
+        fused.activation = gm.get_submodule(str(act.target))
+    ir.set_module(gm, str(layer.target), fused)
+    absorb(gm, layer, [bn, act])
+    return True
+
+
+def absorb(gm: fx.GraphModule, into: fx.Node, chain: list[fx.Node | None]) -> None:
+    """Let `into` stand for the nodes of a chain behind it, and erase them."""
+    for node in chain:
+        if node is not None:
+            node.replace_all_uses_with(into)
+            ir.set_tensor_type(into, ir.tensor_type(node))
+            gm.graph.erase_node(node)
+
+
+def foldable(bn: nn.Module, layer: nn.Module) -> bool:
+    """Say whether the BatchNorm has running statistics, of the layer's own output channels."""
+    assert isinstance(bn, BatchNorm)
+    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    return bn.running_var is not None and bn.track_running_stats and bn.num_features == channels
+
+
+RULES = (
+    Rule(
+        "layer-bn-act",
+        Chain((Op(WEIGHTED), optional(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), optional(*CLIPS))),
+        fuse,
+    ),
+)

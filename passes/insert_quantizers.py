@@ -1,0 +1,239 @@
+"""Put quantizers where the target wants them: on weights, and on the tensors between layers."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import networkx as nx
+import torch
+from torch import fx
+
+from qatc import ir
+from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
+from qatc.modules.fused import Fused, FusedBatchNorm, fused_form
+from qatc.modules.kinds import op_kind, output_range
+from qatc.pipeline import Pass
+from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
+from qatc.spec import Layer, LayerConfig, QConfig, QuantSpec
+from qatc.targets import OpRule, Target
+
+
+@dataclass(frozen=True)
+class InsertQuantizers(Pass):
+    """Insert a quantizer behind every tensor that the target's table asks for, and one in every layer with weights.
+
+    A tensor gets one quantizer, read by the ops that want a grid (by all, where the op that makes it wants one); its
+    width is the widest that a reader asks for. Ops that only move values hand the grid on.
+    """
+
+    target: Target
+    config: QConfig
+
+    name: ClassVar[str] = "insert-quantizers"
+    requires: ClassVar[tuple[Invariant, ...]] = (ONE_CALL_SITE, NO_INPLACE, NO_UNFUSED_BATCH_NORM)
+    ensures: ClassVar[tuple[Invariant, ...]] = (BIAS_GRIDS,)
+
+    def run(self, gm: fx.GraphModule) -> bool:
+        """Rewrite the graph; return whether anything changed."""
+        if any(isinstance(module, Quantizer) for module in gm.modules()):
+            return False
+        return _Placement(gm, self.target, self.config).run()
+
+    def __str__(self) -> str:
+        return f"{self.name} target={self.target.name}"
+
+
+class _Placement:
+    """One run of the pass over one graph."""
+
+    def __init__(self, gm: fx.GraphModule, target: Target, config: QConfig) -> None:
+        self.gm, self.target = gm, target
+        self.flow = ir.network(gm)
+        self.layers = config.resolve(list(self._layers()))
+        self.rules = {node: self._rule(node) for node in gm.graph.nodes}
+        self.tails = {node: self._tail(node) for node in gm.graph.nodes}
+
+    def run(self) -> bool:
+        nodes = [n for n in self.gm.graph.nodes if n.op != "output" and ir.referenced_module(n) is None]
+        for node in nodes:
+            ir.set_moves_values(node, self.rules[node].output == "same")
+        for node in nodes:
+            wanted = [reader for reader in node.users if self._reads_grid(reader, node)]
+            everywhere = self._makes_grid(node)
+            if (wanted or everywhere) and ir.grid_source(node) is None and _is_float(node):
+                self._insert(node, list(node.users) if everywhere else wanted)
+        for node in nodes:
+            if self.tails[node] is not node:
+                ir.set_fused_into(self.tails[node], str(node.target))
+        for node in nodes:
+            if ir.fused_into(node):
+                ir.set_why_float(node, "")
+            elif self.rules[node].reason:
+                ir.set_why_float(node, ir.why_float(node) or self.rules[node].reason)
+            elif self._quantizes_weight(node):
+                self._quantize_weight(node)
+        ir.prune(self.gm)
+        return True
+
+    def _layers(self) -> Iterable[Layer]:
+        weighted = {node for node in self.flow if op_kind_of(node) in ("Conv", "Gemm", "ConvTranspose")}
+        first = {n for n in weighted if not weighted & nx.ancestors(self.flow, n)}
+        last = {n for n in weighted if not weighted & nx.descendants(self.flow, n)}
+        for node, module in ir.module_calls(self.gm):
+            yield Layer(str(node.target), module, node in first, node in last)
+
+    def _rule(self, node: fx.Node) -> OpRule:
+        module = ir.module_of(node)
+        if module is None:
+            return OpRule()
+        if not self.layers[str(node.target)].quantize:
+            return OpRule(reason="excluded by a rule of the configuration")
+        rule = self.target.rule(op_kind(module))
+        if rule.inputs == "any" or any(_is_float(n) for n in ir.tensor_inputs(node)):
+            return rule
+        return OpRule(reason="none of its inputs is a float tensor")
+
+    def _tail(self, node: fx.Node) -> fx.Node:
+        """Return the activation that the target fuses behind the node, or the node."""
+        fused = self.target.epilogues.get(op_kind_of(node), frozenset())
+        reader = ir.only_user(node)
+        return reader if reader is not None and op_kind_of(reader) in fused else node
+
+    def _makes_grid(self, node: fx.Node) -> bool:
+        """Say whether the node ends an op (with its activation) whose result is to lie on a grid at once."""
+        heads = [h for h in (node, *node.all_input_nodes) if self.tails[h] is node]
+        ends = any(user.op == "output" for user in self._readers(node))
+        return any(self.rules[h].output == "quantized" and (self.rules[h].final or not ends) for h in heads)
+
+    def _reads_grid(self, reader: fx.Node, tensor: fx.Node) -> bool:
+        rule = self.rules[reader]
+        if rule.inputs == "skip":
+            raw = self._raw_branch(reader)
+            return raw is not None and tensor is not raw
+        return rule.inputs == "quantized"
+
+    def _raw_branch(self, add: fx.Node) -> fx.Node | None:
+        """Return the input of a residual add that stays raw: the weighted op that nothing else reads.
+
+        Where both are such ops the longer path stays raw (the backbone); where neither is, the add is no epilogue.
+        """
+        inputs = ir.tensor_inputs(add)
+        if len(inputs) != 2:
+            return None
+        raw = [n for n in inputs if self._fuses_sum(n)]
+        return max(raw, key=self._depth, default=None)
+
+    def _fuses_sum(self, node: fx.Node) -> bool:
+        module = ir.module_of(node)
+        weighted = (
+            isinstance(module, Fused | torch.nn.Conv2d | torch.nn.Linear) and self.rules[node].inputs == "quantized"
+        )
+        return weighted and getattr(module, "activation", None) is None and ir.only_user(node) is not None
+
+    def _depth(self, node: fx.Node) -> int:
+        """Return the number of ops on the longest path to the node."""
+        upstream = self.flow.subgraph(nx.ancestors(self.flow, node) | {node})
+        return int(nx.dag_longest_path_length(upstream))
+
+    def _readers(self, node: fx.Node) -> list[fx.Node]:
+        """Return the ops that read the tensor, seen through those that only move values."""
+        found: list[fx.Node] = []
+        for user in node.users:
+            found += self._readers(user) if self.rules[user].output == "same" else [user]
+        return found
+
+    def _insert(self, tensor: fx.Node, readers: list[fx.Node]) -> None:
+        path = ir.free_path(self.gm, _quantizer_path(tensor))
+        config = self._activation_config(tensor)
+        spec = activation_spec(self.target, config.activation_bits, tensor)
+        quantizer = activation_quantizer(config.activation_quantizer, spec)
+        ir.set_module(self.gm, path, quantizer.train(self.gm.training))
+        call = ir.insert_module_call(self.gm, tensor, path, tensor)
+        ir.set_source(call, replace(ir.source_of(tensor), path=path))
+        self.rules[call] = OpRule()
+        self.tails[call] = call
+        for reader in readers:
+            reader.replace_input_with(tensor, call)
+
+    def _activation_config(self, tensor: fx.Node) -> LayerConfig:
+        """Return the settings of the reader that asks for the widest codes; of the op itself where none asks."""
+        readers = [self.layers[str(n.target)] for n in self._readers(tensor) if n.op == "call_module"]
+        own = self.layers.get(str(tensor.target), LayerConfig())
+        return max(readers or [own], key=lambda config: config.activation_bits)
+
+    def _quantizes_weight(self, node: fx.Node) -> bool:
+        module = ir.module_of(node)
+        return module is not None and self.rules[node].inputs == "quantized" and fused_form(module) is not None
+
+    def _quantize_weight(self, node: fx.Node) -> None:
+        path = str(node.target)
+        module = fused_form(self.gm.get_submodule(path))
+        assert module is not None
+        config = self.layers[path]
+        if isinstance(module, FusedBatchNorm):  # a factor per channel: exact at 8 bits, a step of its own cannot help
+            config = replace(config, weight_bits=8, weight_quantizer="minmax", per_channel=True)
+        kind = op_kind(module)
+        channels = config.per_channel and kind in self.target.weight.per_channel
+        axis = module.channel_axis if channels else None
+        spec = QuantSpec(config.weight_bits, axis=axis, narrow=self.target.weight.narrow)
+        weight = module.weight if channels else module.fold(_batch_norm_of(node)).weight
+        module.weight_quantizer = weight_quantizer(config.weight_quantizer, spec, weight).train(self.gm.training)
+        ir.set_module(self.gm, path, module)
+        source = ir.grid_source(node.args[0])
+        if source is not None:
+            node.kwargs = {**node.kwargs, "grid": ir.module_reference(self.gm, str(source.target), node)}
+
+
+def op_kind_of(node: fx.Node) -> str:
+    """Return the ONNX operator of a node's module, or an empty text."""
+    module = ir.module_of(node)
+    return "" if module is None else op_kind(module)
+
+
+def activation_spec(target: Target, bits: int, tensor: fx.Node) -> QuantSpec:
+    """Return the grid of the tensor that a node makes."""
+    rule = target.activation
+    module = ir.module_of(tensor)
+    _, high = (None if module is None else output_range(module)) or UNBOUNDED
+    upper = high if rule.grid_within_clip and math.isfinite(high) else None
+    never_negative = least_value(tensor) >= 0 and not rule.signed
+    return QuantSpec(bits, rule.signed, rule.symmetric or never_negative, upper=upper)
+
+
+def least_value(node: fx.Node) -> float:
+    """Return the least value that the node's tensor can have, whatever the data."""
+    module = ir.module_of(node)
+    known = None if module is None else output_range(module)
+    if known is not None:
+        return known[0]
+    inputs = [least_value(n) for n in ir.tensor_inputs(node)]
+    if inputs and (isinstance(module, Quantizer) or op_kind_of(node) in KEEPS_SIGN):
+        return min(inputs)
+    return 0.0 if op_kind_of(node) in ("Add", "Mul") and len(inputs) == 2 and min(inputs) >= 0 else -math.inf
+
+
+UNBOUNDED = (-math.inf, math.inf)
+# Ops that give values between the least and the greatest of their inputs.
+KEEPS_SIGN = frozenset(
+    {"MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Reshape", "Concat", "Identity", "Resize-nearest"}
+)
+
+
+def _quantizer_path(tensor: fx.Node) -> str:
+    path = str(tensor.target) if tensor.op in ("placeholder", "call_module") else _scoped_name(tensor)
+    return f"{path.lstrip('*')}_q"
+
+
+def _scoped_name(node: fx.Node) -> str:
+    scope = ir.source_of(node).path
+    return f"{scope}.{node.name}" if scope else node.name
+
+
+def _is_float(node: fx.Node) -> bool:
+    kind = ir.tensor_type(node)
+    return kind is None or kind.dtype.is_floating_point
+
+
+def _batch_norm_of(node: fx.Node) -> Any:
+    return ir.referenced_module(node.kwargs.get("bn"))

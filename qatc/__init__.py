@@ -1,0 +1,18 @@
+"""qatc: a quantization-aware-training compiler for PyTorch."""
+
+from qatc.api import calibrate, float_mode, freeze_bn, freeze_ranges, prepare
+from qatc.checkpoint import load, save
+from qatc.errors import QatcError
+from qatc.lower import lower
+from qatc.pipeline import Pass, Pipeline
+from qatc.prepared import PreparedModel
+from qatc.spec import LayerConfig, QConfig, QuantSpec, Rule
+from qatc.targets import Target
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "save", "load", "lower",
+    "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel", "QatcError",
+    "__version__",
+]  # fmt: skip

@@ -1,0 +1,53 @@
+"""The errors that a user meets: each says what is wrong, where, and what to do about it."""
+
+
+class QatcError(Exception):
+    """Base of every error that qatc raises on purpose; the commands turn it into one message and exit code 2."""
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        lines = [what]
+        if where:
+            lines.append(f"  at: {where}")
+        if remedy:
+            lines.append(f"  try: {remedy}")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.where, self.remedy))
+
+
+def _rebuild(cls: type[QatcError], what: str, where: str, remedy: str) -> QatcError:
+    return cls(what, where=where, remedy=remedy)
+
+
+class TraceError(QatcError):
+    """The model's Python could not be turned into a graph."""
+
+
+class PassOrderError(QatcError):
+    """A pipeline was built in an order in which it cannot work."""
+
+
+class InvariantError(QatcError):
+    """A pass left the graph in a state that it must not be in."""
+
+
+class ConfigError(QatcError):
+    """A configuration that means nothing, contradicts itself, or matches no layer."""
+
+
+class CalibrationError(QatcError):
+    """A range is missing, or not finite."""
+
+
+class CheckpointError(QatcError):
+    """A file is not a qatc checkpoint, is damaged, or asks for something that loading must not do."""
+
+
+class LoweringError(QatcError):
+    """The model cannot be written as an ONNX file for this target."""
+
+
+class VerificationError(QatcError):
+    """The lowered file does not compute what was simulated."""

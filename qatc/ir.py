@@ -1,0 +1,249 @@
+"""Typed accessors to `node.meta`, and the few questions that every pass asks of a graph.
+
+The IR is a plain `torch.fx.GraphModule`; this is the only file that knows the keys of `node.meta`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import networkx as nx
+import torch
+from torch import fx, nn
+
+from qatc.quantizers.base import Quantizer
+
+_TYPE, _SOURCE, _WHY_FLOAT = "qatc_type", "qatc_source", "qatc_why_float"
+_MOVES, _FUSED_INTO = "qatc_moves_values", "qatc_fused_into"
+_SHORT = {
+    torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64", torch.int64: "i64",
+    torch.int32: "i32", torch.int8: "s8", torch.uint8: "u8", torch.bool: "bool",
+}  # fmt: skip
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type and shape; a dimension that follows the batch is None."""
+
+    dtype: torch.dtype
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        dims = ",".join("N" if d is None else str(d) for d in self.shape)
+        return f"{_SHORT.get(self.dtype, str(self.dtype).removeprefix('torch.'))}[{dims}]"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the user wrote an op: the module's path in the model, and file and line of the call."""
+
+    path: str = ""
+    file: str = ""
+    line: int = 0
+
+    @property
+    def location(self) -> str:
+        """`file.py:12`, or an empty text where unknown."""
+        return f"{self.file}:{self.line}" if self.file else ""
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.path, self.location) if part)
+
+
+def tensor_type(node: fx.Node) -> TensorType | None:
+    """Return what is known of the node's tensor."""
+    found: TensorType | None = node.meta.get(_TYPE)
+    return found
+
+
+def set_tensor_type(node: fx.Node, kind: TensorType | None) -> None:
+    """Record what the node's tensor is; None forgets it."""
+    if kind is None:
+        node.meta.pop(_TYPE, None)
+    else:
+        node.meta[_TYPE] = kind
+
+
+def source_of(node: fx.Node) -> Source:
+    """Return where the user wrote this op."""
+    found: Source = node.meta.get(_SOURCE, Source())
+    return found
+
+
+def set_source(node: fx.Node, source: Source) -> None:
+    """Record where the user wrote this op."""
+    node.meta[_SOURCE] = source
+
+
+def why_float(node: fx.Node) -> str:
+    """Return the reason for which the op stays in float, or an empty text."""
+    return str(node.meta.get(_WHY_FLOAT, ""))
+
+
+def set_why_float(node: fx.Node, reason: str) -> None:
+    """Record the reason for which the op stays in float."""
+    node.meta[_WHY_FLOAT] = reason
+
+
+def fused_into(node: fx.Node) -> str:
+    """Return the name of the op that the target fuses this activation into, or an empty text."""
+    return str(node.meta.get(_FUSED_INTO, ""))
+
+
+def set_fused_into(node: fx.Node, path: str) -> None:
+    """Record the op that the target fuses this activation into."""
+    node.meta[_FUSED_INTO] = path
+
+
+def inherit(new: fx.Node, old: fx.Node) -> None:
+    """Give `new` the type and source of the node that it stands for."""
+    for key in (_TYPE, _SOURCE, _WHY_FLOAT):
+        if key in old.meta:
+            new.meta[key] = old.meta[key]
+
+
+def meta_items(node: fx.Node) -> dict[str, Any]:
+    """Return everything that qatc knows of a node, as plain data for a checkpoint."""
+    kind, source = tensor_type(node), source_of(node)
+    return {
+        "type": None if kind is None else [str(kind.dtype).removeprefix("torch."), list(kind.shape)],
+        "source": [source.path, source.file, source.line],
+        "why_float": why_float(node),
+        "moves": moves_values(node),
+        "fused_into": fused_into(node),
+    }
+
+
+def set_meta_items(node: fx.Node, items: dict[str, Any]) -> None:
+    """Take back what `meta_items` returned."""
+    if items["type"] is not None:
+        name, shape = items["type"]
+        set_tensor_type(node, TensorType(getattr(torch, name), tuple(shape)))
+    set_source(node, Source(*items["source"]))
+    set_why_float(node, items["why_float"])
+    set_moves_values(node, items["moves"])
+    set_fused_into(node, items["fused_into"])
+
+
+def module_of(node: Any, kind: type[M] | tuple[type[M], ...] = nn.Module) -> M | None:  # type: ignore[assignment]
+    """Return the module that a `call_module` node calls, if it is of that kind."""
+    if not isinstance(node, fx.Node) or node.op != "call_module" or node.graph.owning_module is None:
+        return None
+    found = get_module(node.graph.owning_module, str(node.target))
+    return found if isinstance(found, kind) else None
+
+
+def get_module(root: nn.Module, path: str) -> nn.Module | None:
+    """Return the submodule at a dotted path, or None."""
+    try:
+        return root.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def set_module(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a dotted path, making the containers on the way."""
+    *parents, name = path.split(".")
+    at = root
+    for parent in parents:
+        if not isinstance(at._modules.get(parent), nn.Module):
+            at.add_module(parent, nn.Module())
+        at = at.get_submodule(parent)
+    at.add_module(name, module)
+
+
+def free_path(root: nn.Module, wanted: str) -> str:
+    """Return `wanted`, or the first of `wanted_1`, `wanted_2`, ... that names nothing yet."""
+    path, n = wanted, 0
+    while get_module(root, path) is not None or _is_attribute(root, path):
+        n += 1
+        path = f"{wanted}_{n}"
+    return path
+
+
+def _is_attribute(root: nn.Module, path: str) -> bool:
+    parent, _, name = path.rpartition(".")
+    owner = get_module(root, parent)
+    return owner is not None and hasattr(owner, name)
+
+
+def insert_module_call(gm: fx.GraphModule, after: fx.Node, path: str, *args: Any) -> fx.Node:
+    """Insert a call of the module at `path` behind `after`, named by the path."""
+    with gm.graph.inserting_after(after):
+        node = gm.graph.create_node("call_module", path, args, name=path.replace(".", "_"))
+    inherit(node, after)
+    return node
+
+
+def module_calls(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, nn.Module]]:
+    """Yield every `call_module` node with its module, in graph order."""
+    for node in gm.graph.nodes:
+        module = module_of(node)
+        if module is not None:
+            yield node, module
+
+
+def referenced_module(arg: Any) -> nn.Module | None:
+    """Return the module that an argument refers to, where it is a `get_attr` of a module (a BatchNorm, a bias grid)."""
+    if not isinstance(arg, fx.Node) or arg.op != "get_attr" or arg.graph.owning_module is None:
+        return None
+    return get_module(arg.graph.owning_module, str(arg.target))
+
+
+def module_reference(gm: fx.GraphModule, path: str, before: fx.Node) -> fx.Node:
+    """Return a node that yields the module at `path` itself, to be passed to another module."""
+    with gm.graph.inserting_before(before):
+        node = gm.graph.create_node("get_attr", path, name=path.replace(".", "_") + "_ref")
+    set_source(node, Source(path))
+    return node
+
+
+def tensor_inputs(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes whose tensors this one reads: module references and plain values are left out."""
+    return [n for n in node.all_input_nodes if referenced_module(n) is None]
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """Return the one reader of this node, or None where there are none or several."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def set_moves_values(node: fx.Node, moves: bool) -> None:
+    """Record whether the op only moves values, so that its result lies on its input's grid."""
+    node.meta[_MOVES] = moves
+
+
+def moves_values(node: fx.Node) -> bool:
+    """Say whether the op only moves values on this target."""
+    return bool(node.meta.get(_MOVES))
+
+
+def grid_source(node: Any) -> fx.Node | None:
+    """Return the quantizer call whose grid the node's tensor lies on, seen through ops that only move values."""
+    while isinstance(node, fx.Node):
+        if module_of(node, Quantizer) is not None:
+            return node
+        inputs = tensor_inputs(node)
+        if not moves_values(node) or len(inputs) != 1:
+            return None
+        node = inputs[0]
+    return None
+
+
+def network(gm: fx.GraphModule) -> "nx.DiGraph[fx.Node]":
+    """Return the data flow as a networkx graph of nodes."""
+    graph: nx.DiGraph[fx.Node] = nx.DiGraph()
+    graph.add_nodes_from(gm.graph.nodes)
+    graph.add_edges_from((source, node) for node in gm.graph.nodes for source in node.all_input_nodes)
+    return graph
+
+
+def prune(gm: fx.GraphModule) -> None:
+    """Drop references and modules that nothing uses any more, and regenerate the module's code."""
+    for node in reversed(gm.graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            gm.graph.erase_node(node)
+    gm.delete_all_unused_submodules()
+    gm.recompile()

@@ -1,0 +1,4 @@
+"""From a trained graph to an ONNX file, and the check that they agree."""
+
+
+def lower(*a): ...

@@ -1,0 +1,129 @@
+"""What a pass is, and a pipeline: passes in order, checked before any model is seen and after every pass."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import ClassVar
+
+from torch import fx
+
+from qatc.errors import InvariantError, PassOrderError
+from qatc.invariants import Invariant
+from qatc.ir import source_of
+from qatc.printer import format_graph, format_node
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewrite of the graph, in place. Its fields are its options; it keeps no state between runs.
+
+    `requires` must hold before, `ensures` hold after, `breaks` may no longer hold after.
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[Invariant, ...]] = ()
+    ensures: ClassVar[tuple[Invariant, ...]] = ()
+    breaks: ClassVar[tuple[Invariant, ...]] = ()
+
+    def run(self, gm: fx.GraphModule) -> bool:
+        """Rewrite the graph; return whether anything changed."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        options = " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+        return f"{self.name} {options}".rstrip()
+
+
+@dataclass(frozen=True)
+class PassEvent:
+    """What an observer is told after a pass."""
+
+    index: int
+    name: str
+    gm: fx.GraphModule
+    changed: bool
+    seconds: float
+
+
+Observer = Callable[[PassEvent], None]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in an order in which each finds what it requires; a `PassOrderError` if it is not one."""
+
+    passes: tuple[Pass, ...]
+
+    def __post_init__(self) -> None:
+        known: set[Invariant] = set()
+        for position, step in enumerate(self.passes):
+            for needed in step.requires:
+                if needed not in known:
+                    raise PassOrderError(
+                        f"pass {step.name!r} (position {position}) requires {needed.name!r}, "
+                        "which no earlier pass ensures",
+                        remedy=self._remedy(needed, step),
+                    )
+            known = (known - set(step.breaks)) | set(step.ensures)
+
+    def __iter__(self) -> Iterator[Pass]:
+        return iter(self.passes)
+
+    def run(self, gm: fx.GraphModule, observers: Iterable[Observer] = (), *, until: str | None = None) -> None:
+        """Run the passes (up to and with the one named `until`), checking the graph after each that changed it."""
+        observers = tuple(observers)
+        known: set[Invariant] = set()
+        for index, step in enumerate(self.passes, start=1):
+            start = time.perf_counter()
+            changed = step.run(gm)
+            known = (known - set(step.breaks)) | set(step.ensures)
+            if changed:
+                gm.graph.lint()
+                check_invariants(gm, known, step.name)
+            event = PassEvent(index, step.name, gm, changed, time.perf_counter() - start)
+            for observer in observers:
+                observer(event)
+            if step.name == until:
+                return
+
+    def _remedy(self, needed: Invariant, step: Pass) -> str:
+        providers = [p.name for p in self.passes if needed in p.ensures]
+        return (
+            f"move {providers[0]!r} before {step.name!r}" if providers else f"add a pass that ensures {needed.name!r}"
+        )
+
+
+def check_invariants(gm: fx.GraphModule, invariants: Iterable[Invariant], after: str) -> None:
+    """Raise an `InvariantError` at the first node that breaks one."""
+    for invariant in invariants:
+        for violation in invariant.check(gm):
+            location = source_of(violation.node).location
+            raise InvariantError(
+                f"after {after!r}: invariant {invariant.name!r} broken at %{violation.node.name}"
+                f"{f' ({location})' if location else ''}: {violation.why}\n  {format_node(violation.node)}   <-- here",
+                remedy=f"this is a defect of the pass {after!r}: please report it with the dump before it",
+            )
+
+
+@dataclass
+class DumpFolder:
+    """An observer that writes `00-trace.txt`, and `03-fuse-conv-bn-act.txt` after each pass that changed something."""
+
+    folder: Path
+    written: list[Path] = field(default_factory=list)
+
+    def start(self, gm: fx.GraphModule) -> None:
+        """Write the graph as it was traced."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write("00-trace.txt", gm)
+
+    def __call__(self, event: PassEvent) -> None:
+        """Write the graph if the pass changed it."""
+        if event.changed:
+            self._write(f"{event.index:02}-{event.name}.txt", event.gm)
+
+    def _write(self, name: str, gm: fx.GraphModule) -> None:
+        path = self.folder / name
+        path.write_text(format_graph(gm), encoding="utf-8")
+        self.written.append(path)

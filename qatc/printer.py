@@ -1,0 +1,120 @@
+"""The textual form of a graph: one line per node, unaligned so that a diff shows only what changed.
+
+%conv = FusedConv2d(%x_q, bn=%bn, grid=%x_q) : f32[N,8,32,32]  k3 p1 act=ReLU  w=s8/ch0  # conv block.py:9
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from qatc.ir import module_of, referenced_module, source_of, tensor_type
+from qatc.modules.kinds import describe_quant
+from qatc.quantizers import Quantizer
+
+_SHORT_NAMES = {"kernel_size": "k", "stride": "s", "padding": "p", "dilation": "d", "groups": "g"}
+# Sizes that the shapes already say, and switches that do not change what is computed.
+_HIDDEN = {"in_channels", "out_channels", "in_features", "out_features", "num_features", "inplace", "device", "dtype"}
+
+
+def format_graph(gm: fx.GraphModule, *, locations: bool = True) -> str:
+    """Return the graph as text; `locations=False` leaves file and line out (for tests that compare)."""
+    return "".join(format_node(node, locations=locations) + "\n" for node in gm.graph.nodes if _shown(node))
+
+
+def format_node(node: fx.Node, *, locations: bool = True) -> str:
+    """Return the node's one line."""
+    if node.op == "output":
+        return f"return {_argument(node.args[0])}"
+    head = f"%{node.name} = {_kind(node)}({_arguments(node)})"
+    kind = tensor_type(node)
+    text = f"{head} : {kind}" if kind is not None else head
+    module = module_of(node)
+    if module is not None:
+        text += "".join(f"  {part}" for part in (_attributes(module), describe_quant(module)) if part)
+    source = source_of(node)
+    comment = str(source) if locations else source.path
+    return f"{text}  # {comment}" if comment else text
+
+
+def diff(before: str, after: str, *, context: int = 0) -> str:
+    """Return the lines that differ between two dumps (` `, `-` and `+` in front), without headers."""
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=context)
+    return "".join(line + "\n" for line in lines if not line.startswith(("---", "+++", "@@")))
+
+
+def _shown(node: fx.Node) -> bool:
+    return referenced_module(node) is None
+
+
+def _kind(node: fx.Node) -> str:
+    module = module_of(node)
+    if module is not None:
+        return type(module).__name__
+    if node.op == "placeholder":
+        return "input"
+    if node.op == "get_attr":
+        return "parameter"
+    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.target))
+
+
+def _arguments(node: fx.Node) -> str:
+    if node.op == "placeholder":
+        return ""
+    parts = [_argument(a) for a in node.args] + [f"{k}={_argument(v)}" for k, v in node.kwargs.items()]
+    return ", ".join(parts) if node.op != "get_attr" else str(node.target)
+
+
+def _argument(value: Any) -> str:
+    match value:
+        case fx.Node():
+            return f"%{value.target}" if referenced_module(value) is not None else f"%{value.name}"
+        case tuple():
+            inner = ", ".join(map(_argument, value))
+            return f"({inner},)" if len(value) == 1 else f"({inner})"
+        case list():
+            return f"[{', '.join(map(_argument, value))}]"
+        case dict():
+            return "{" + ", ".join(f"{k!r}: {_argument(v)}" for k, v in value.items()) + "}"
+        case torch.dtype() | torch.device():
+            return str(value).removeprefix("torch.")
+        case _:
+            return repr(value)
+
+
+def _attributes(module: nn.Module) -> str:
+    if isinstance(module, Quantizer):
+        return ""
+    parts = []
+    for name, default in _parameters(type(module)).items():
+        value = getattr(module, name, default)
+        if name in _HIDDEN or isinstance(value, torch.Tensor | nn.Module) or value is None or _same(value, default):
+            continue
+        if name == "bias" and isinstance(value, bool):
+            continue
+        short = _SHORT_NAMES.get(name)
+        parts.append(f"{short}{_compact(value)}" if short else f"{name}={value!r}")
+    activation = getattr(module, "activation", None)
+    if isinstance(activation, nn.Module):
+        parts.append(f"act={type(activation).__name__}")
+    return " ".join(parts)
+
+
+def _parameters(kind: type[nn.Module]) -> Mapping[str, Any]:
+    constructor: Callable[..., None] = kind.__init__
+    return {name: p.default for name, p in inspect.signature(constructor).parameters.items() if name != "self"}
+
+
+def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, tuple) and not isinstance(default, tuple):
+        return all(_same(v, default) for v in value)
+    return type(value) is type(default) and bool(value == default)
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, tuple) and len(set(value)) == 1:
+        return str(value[0])
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

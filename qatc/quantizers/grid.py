@@ -1,0 +1,99 @@
+"""From a range to a grid (scale and zero point), and from values to codes; all in float32, all as ONNX computes it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qatc.spec import Pow2, QuantSpec
+
+# Keeps a scale positive where a tensor is all zeros.
+MIN_SCALE = 2.0**-40
+# A bias must fit 32 bits on the grid scale_x * scale_w, with room for the sum it is added to.
+BIAS_CODES = 2.0**30
+
+
+class Grid(NamedTuple):
+    """Scale and zero point of a tensor: 0-d, or 1-d with one entry per channel; both float32."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+
+def grid_from_range(low: Tensor, high: Tensor, spec: QuantSpec, floor: Tensor | None = None) -> Grid:
+    """Return the grid that covers [low, high] and zero; `floor` is the least scale allowed.
+
+    Symmetric: the larger magnitude maps to the highest code. Asymmetric: low maps to the lowest code, high to the
+    highest, zero to a whole code (Jacob et al., arXiv:1712.05877, section 3).
+    """
+    low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
+    if spec.upper is not None:
+        high = high.clamp(max=spec.upper)
+    if spec.symmetric:
+        amplitude = torch.maximum(-low, high) if spec.signed else high
+        scale = amplitude / spec.qmax
+    else:
+        scale = (high - low) / (spec.qmax - spec.qmin)
+    scale = finish_scale(scale, spec, floor)
+    if spec.symmetric:
+        return Grid(scale, torch.zeros_like(scale))
+    return Grid(scale, finish_zero_point(torch.round(spec.qmin - low / scale), spec))
+
+
+def finish_scale(scale: Tensor, spec: QuantSpec, floor: Tensor | None = None) -> Tensor:
+    """Return the scale as the spec allows it: positive, at least `floor`, a power of two where asked."""
+    scale = scale.clamp(min=MIN_SCALE)
+    if floor is not None:
+        scale = torch.maximum(scale, floor)
+    return scale if spec.pow2 is None else power_of_two(scale, spec.pow2)
+
+
+def finish_zero_point(zero_point: Tensor, spec: QuantSpec) -> Tensor:
+    """Return the zero point as a code; even where scales are powers of two.
+
+    Kernels that add the zero point before rounding break ties differently from ONNX if it is odd.
+    """
+    if spec.pow2:
+        zero_point = 2 * torch.round(zero_point / 2)
+    return zero_point.clamp(spec.qmin, spec.qmax - spec.qmax % 2 if spec.pow2 else spec.qmax)
+
+
+def power_of_two(scale: Tensor, rounding: Pow2) -> Tensor:
+    """Return the next power of two, up or down; exact, since it reads the float's own exponent."""
+    mantissa, exponent = torch.frexp(scale)
+    exact_or_down = torch.ldexp(torch.ones_like(scale), exponent - 1)
+    if rounding == "down":
+        return exact_or_down
+    return torch.where(mantissa == 0.5, exact_or_down, 2 * exact_or_down)
+
+
+def per_channel(value: Tensor, like: Tensor, axis: int | None) -> Tensor:
+    """Return a per-channel vector shaped to broadcast over `like`."""
+    if axis is None or value.dim() == 0:
+        return value
+    shape = [1] * like.dim()
+    shape[axis] = -1
+    return value.view(shape)
+
+
+def range_of(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
+    """Return the least and greatest value, per channel along `axis`."""
+    if x.numel() == 0:
+        raise ValueError("an empty tensor has no range")
+    if axis is None:
+        low, high = torch.aminmax(x)
+    else:
+        low, high = torch.aminmax(x.movedim(axis, 0).reshape(x.shape[axis], -1), dim=1)
+    return low.float(), high.float()
+
+
+def codes(x: Tensor, grid: Grid, spec: QuantSpec) -> Tensor:
+    """Return the integer codes of x in float32: divide, round half to even, add the zero point, saturate (ONNX Q)."""
+    scale, zero_point = (per_channel(v, x, spec.axis) for v in grid)
+    return (torch.round(x.float() / scale) + zero_point).clamp_(spec.qmin, spec.qmax)
+
+
+def dequantize(code: Tensor, grid: Grid, spec: QuantSpec) -> Tensor:
+    """Return the real values of codes (ONNX DequantizeLinear)."""
+    scale, zero_point = (per_channel(v, code, spec.axis) for v in grid)
+    return (code - zero_point) * scale

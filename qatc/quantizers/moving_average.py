@@ -1,0 +1,24 @@
+"""Moving averages of a batch's range."""
+
+import torch
+from torch import Tensor
+
+from qatc.quantizers.grid import range_of
+from qatc.quantizers.minmax import MinMax
+
+
+class MovingAverage(MinMax):
+    """An exponential moving average of the batches' least and greatest value, begun by what was recorded.
+
+    The first batch (or the recording) sets the average, so there is no start from zero to correct for
+    (cf. Jacob et al., arXiv:1712.05877, section 3.1).
+    """
+
+    momentum = 0.01
+
+    def observe(self, x: Tensor, site: int) -> None:
+        """Move the site's range towards that of the batch."""
+        low, high = range_of(x, None)
+        for state, seen in ((self.low, low), (self.high, high)):
+            old = torch.where(torch.isnan(state[site]), seen, state[site])
+            state[site] = old + self.momentum * (seen - old)

@@ -1,0 +1,95 @@
+"""What is quantized and what is not: a row for every op of a prepared model."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import fx
+
+from qatc import ir
+from qatc.modules.kinds import op_kind
+from qatc.quantizers import Quantizer
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One op: its name, the ONNX operator it becomes, its grids (empty where float), and why it is float."""
+
+    name: str
+    kind: str
+    weight: str
+    inputs: str
+    output: str
+    reason: str
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the op computes on codes."""
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class Report:
+    """The rows in graph order; `print` shows them as a table, `summary` as one line."""
+
+    rows: tuple[ReportRow, ...]
+
+    @property
+    def summary(self) -> str:
+        """One line: how many ops are quantized, and what is left in float and why."""
+        quantized = [row for row in self.rows if row.quantized]
+        weighted = sum(bool(row.weight) for row in quantized)
+        text = f"{len(quantized)} of {len(self.rows)} ops quantized ({weighted} with weights)"
+        left = Counter(row.kind for row in self.rows if not row.quantized)
+        floats = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in left.most_common())
+        return f"{text}; float: {floats}" if floats else text
+
+    def __str__(self) -> str:
+        head = ("op", "kind", "weight", "inputs", "output", "why float")
+        table = [head] + [(r.name, r.kind, r.weight, r.inputs, r.output, r.reason) for r in self.rows]
+        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self.summary])
+
+
+def make_report(gm: fx.GraphModule) -> Report:
+    """Return the report of a graph as it is now."""
+    return Report(tuple(_row(node) for node in gm.graph.nodes if _is_op(node)))
+
+
+def _is_op(node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return ir.module_of(node, Quantizer) is None
+    return node.op in ("call_function", "call_method") and ir.tensor_type(node) is not None
+
+
+def _row(node: fx.Node) -> ReportRow:
+    module = ir.module_of(node)
+    weight = getattr(module, "weight_quantizer", None)
+    inputs = [_grid(tensor) for tensor in ir.tensor_inputs(node)]
+    reason = "" if ir.fused_into(node) else ir.why_float(node) or _float_reason(node, inputs)
+    name = str(node.target) if module is not None else str(ir.source_of(node))
+    return ReportRow(
+        name=name,
+        kind=op_kind(module) if module is not None else str(getattr(node.target, "__name__", node.target)),
+        weight="" if weight is None else str(weight.spec),
+        inputs=", ".join(dict.fromkeys(inputs)) if any(inputs) else "",
+        output="" if reason else ", ".join(dict.fromkeys(filter(None, map(_own_grid, node.users)))),
+        reason=reason,
+    )
+
+
+def _grid(tensor: fx.Node) -> str:
+    source = ir.grid_source(tensor)
+    return "float" if source is None else _own_grid(source)
+
+
+def _own_grid(node: fx.Node) -> str:
+    quantizer = ir.module_of(node, Quantizer)
+    return "" if quantizer is None else str(quantizer.spec)
+
+
+def _float_reason(node: fx.Node, inputs: list[str]) -> str:
+    if node.op != "call_module":
+        return "not an op that qatc knows"
+    on_grid = [grid for grid in inputs if grid != "float"]
+    return "" if on_grid or not inputs else "none of its inputs is on a grid"

@@ -1,0 +1,26 @@
+"""The targets, a file each; adding one is its file, one line here, and its golden test."""
+
+import difflib
+
+from qatc.errors import ConfigError
+from qatc.targets.onnxruntime import ONNXRUNTIME
+from qatc.targets.target import ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
+from qatc.targets.tensorrt import TENSORRT
+
+TARGETS: dict[str, Target] = {target.name: target for target in (ONNXRUNTIME, TENSORRT)}
+
+
+def target_of(target: "str | Target") -> Target:
+    """Return the target itself, or the one of that name; an unknown name is a `ConfigError`."""
+    if isinstance(target, Target):
+        return target
+    if target in TARGETS:
+        return TARGETS[target]
+    near = difflib.get_close_matches(target, TARGETS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(f"unknown target {target!r}", remedy=f"{hint}targets: {', '.join(TARGETS)}; or pass a Target")
+
+
+__all__ = [
+    "TARGETS", "ActivationRule", "FileRule", "OpRule", "Target", "VerifyRule", "WeightRule", "target_of",
+]  # fmt: skip

@@ -1,0 +1,58 @@
+"""ONNX Runtime's CPU provider on x86-64: what its QDQ transformers turn into integer kernels.
+
+Sources: onnxruntime core/optimizer/qdq_transformer (selectors, propagation, weight_bias_quantization), and the
+experiments of docs/targets.md, run on 1.31 at the extended and full optimization levels.
+"""
+
+from qatc.targets.target import ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
+
+# Integer only if input and output both carry Q/DQ (ConvNodeGroupSelector, BinaryNodeGroupSelector, ...).
+_INTEGER = OpRule(inputs="quantized", output="quantized", final=True)
+# QGemm and QLinearMatMul also exist with a float result, so logits keep their precision.
+_FLOAT_END = OpRule(inputs="quantized", output="quantized", final=False)
+# Moves codes; QDQ propagation carries Q and DQ past it.
+_MOVES = OpRule(output="same")
+
+ONNXRUNTIME = Target(
+    name="onnxruntime",
+    summary="ONNX Runtime, CPU provider (x86-64): uint8 activations, int8 weights per channel, int32 biases",
+    # A signed tensor read by two ops is not rewritten to unsigned, and signed kernels are off on x86-64: unsigned fuses
+    # everywhere. A clip is dropped only where the grid ends inside it (CPU ClipQuantFusion).
+    activation=ActivationRule(signed=False, symmetric=False, grid_within_clip=True),
+    weight=WeightRule(narrow=True, per_channel=frozenset({"Conv", "Gemm", "BatchNormalization"})),
+    ops={
+        "Conv": _INTEGER,
+        "BatchNormalization": _INTEGER,  # lowered as a depthwise convolution
+        "Gemm": _FLOAT_END,
+        "MatMul": _FLOAT_END,
+        "Add": _INTEGER,
+        "Mul": _INTEGER,
+        "Concat": _INTEGER,  # QLinearConcat requantizes each input: free scales
+        "AveragePool": _INTEGER,
+        "GlobalAveragePool": _INTEGER,
+        "ReduceMean": _INTEGER,  # over all positions it is lowered as GlobalAveragePool
+        "Sigmoid": _INTEGER,
+        "LeakyRelu": _INTEGER,
+        "MaxPool": _MOVES,
+        "Reshape": _MOVES,
+        "Identity": _MOVES,
+        "Resize-nearest": _MOVES,
+        "Relu": OpRule(reason="an activation with no integer op in front has no integer kernel"),
+        "Clip": OpRule(reason="an activation with no integer op in front has no integer kernel"),
+        "Resize-linear": OpRule(reason="linear interpolation has no integer kernel"),
+        "ConvTranspose": OpRule(reason="ConvTranspose has no integer kernel"),
+        "HardSwish": OpRule(reason="HardSwish has no integer kernel"),
+        "Softmax": OpRule(reason="the integer Softmax moves 0.3 % of the codes"),
+    },
+    # ReLU and Clip vanish into the saturation of the Q that follows.
+    epilogues={
+        "Conv": frozenset({"Relu", "Clip"}),
+        "BatchNormalization": frozenset({"Relu", "Clip"}),
+        "Gemm": frozenset({"Relu", "Clip"}),
+        "Add": frozenset({"Relu", "Clip"}),
+        "Mul": frozenset({"Relu", "Clip"}),
+        "Concat": frozenset({"Relu", "Clip"}),
+    },
+    file=FileRule(opset=(13, 21, 18), bias="int32", low_bits="clip_codes", mean="GlobalAveragePool"),
+    verify=VerifyRule(level="extended", differing=1e-5),
+)

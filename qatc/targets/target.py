@@ -1,0 +1,87 @@
+"""What a target is: data about what a runtime runs in integers, and how its files must look. No code, no subclasses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class OpRule:
+    """How a target treats one operator.
+
+    `inputs`: "quantized" asks for a grid on every tensor that it reads; "skip" on every one but the branch that ends in
+    a weighted op, which stays raw for the fused sum (a residual add); "any" asks for nothing.
+    `output`: "quantized" puts a grid on the result at once (behind the activation fused to it); "same" says that the
+    op only moves values, so the result lies on the input's grid; "any" leaves it to the readers.
+    `final`: whether the result also gets a grid where the network ends.
+    `reason`: why the op stays in float, for the report, where it does.
+    """
+
+    inputs: Literal["quantized", "skip", "any"] = "any"
+    output: Literal["quantized", "same", "any"] = "any"
+    final: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ActivationRule:
+    """Codes of activations: signed, symmetric, and whether a clip in front needs the grid inside it."""
+
+    signed: bool
+    symmetric: bool
+    grid_within_clip: bool = False
+
+
+@dataclass(frozen=True)
+class WeightRule:
+    """Codes of weights: signed and symmetric everywhere; `narrow` drops the lowest code; channels where allowed."""
+
+    narrow: bool = True
+    per_channel: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class FileRule:
+    """How the file is written.
+
+    `bias`: "int32" with DequantizeLinear, or "float" (on the same grid). `low_bits`: where codes of fewer than 8 bits
+    are limited, behind QuantizeLinear on the codes, or before it on the real values. `mean`: the operator for a mean
+    over all positions. `opset`: least, greatest, default.
+    """
+
+    opset: tuple[int, int, int]
+    bias: Literal["int32", "float"]
+    low_bits: Literal["clip_codes", "clip_values"]
+    mean: Literal["GlobalAveragePool", "ReduceMean"]
+
+
+@dataclass(frozen=True)
+class VerifyRule:
+    """How a file for this target is checked: ONNX Runtime's optimization level, and codes that may differ.
+
+    `differing` is the share of codes, of ops fed with the simulation's own codes, and `step` how far one may be.
+    """
+
+    level: Literal["extended", "disabled"]
+    differing: float
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """One deployment target; `ops` is keyed by ONNX operator, and an operator without a row stays in float."""
+
+    name: str
+    summary: str
+    activation: ActivationRule
+    weight: WeightRule
+    ops: Mapping[str, OpRule]
+    file: FileRule
+    verify: VerifyRule
+    concat: Literal["free", "shared"] = "free"
+    epilogues: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    lint: tuple[str, ...] = ()
+
+    def rule(self, kind: str) -> OpRule:
+        """Return the row of an operator; one that is not in the table stays in float, and says so."""
+        return self.ops.get(kind) or OpRule(reason=f"{kind} has no integer form on {self.name}")

@@ -1,0 +1,49 @@
+"""TensorRT with explicit quantization.
+
+Sources: NvInfer.h (IQuantizeLayer, IDequantizeLayer), the importer of onnx-tensorrt (QuantDequantLinearHelper), and
+"Explicit Quantization" in NVIDIA's developer guide; docs/targets.md has each rule with its own.
+"""
+
+from qatc.targets.target import ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
+
+# Q/DQ stand on the inputs of a weighted op; its result stays float for the fused epilogue.
+_WEIGHTED = OpRule(inputs="quantized")
+# An op without weights runs in int8 only between DQ and Q (guide: "Q/DQ layer-placement recommendations").
+_BETWEEN = OpRule(inputs="quantized", output="quantized")
+# Q and DQ commute with it.
+_MOVES = OpRule(output="same")
+_EPILOGUE = frozenset({"Relu", "Clip"})
+
+TENSORRT = Target(
+    name="tensorrt",
+    summary="NVIDIA TensorRT, explicit quantization: int8 symmetric, skip inputs of residual adds, float biases",
+    activation=ActivationRule(signed=True, symmetric=True),
+    weight=WeightRule(narrow=True, per_channel=frozenset({"Conv", "ConvTranspose", "Gemm"})),
+    ops={
+        "Conv": _WEIGHTED,
+        "Gemm": _WEIGHTED,
+        "MatMul": _WEIGHTED,
+        "Add": OpRule(inputs="skip"),
+        "AveragePool": _BETWEEN,
+        "GlobalAveragePool": _BETWEEN,
+        "ReduceMean": _BETWEEN,
+        "MaxPool": _MOVES,
+        "Reshape": _MOVES,
+        "Identity": _MOVES,
+        "Concat": _MOVES,  # Q is pushed through it, so its inputs share the grid of its result
+        "Resize-nearest": _BETWEEN,
+        "Resize-linear": _BETWEEN,
+        "BatchNormalization": OpRule(reason="a scale layer of its own runs in the float precision"),
+        "Relu": OpRule(reason="fused to the layer in front"),
+        "Clip": OpRule(reason="fused to the layer in front"),
+        "Softmax": OpRule(reason="Softmax is not quantized on this target"),
+        "LayerNormalization": OpRule(reason="LayerNormalization is not quantized on this target"),
+    },
+    concat="shared",
+    epilogues={"Conv": _EPILOGUE, "Gemm": _EPILOGUE, "Add": _EPILOGUE},
+    # Per-channel Q/DQ needs 13; nothing below 8 bits passes the importer but block-wise int4.
+    file=FileRule(opset=(13, 21, 18), bias="float", low_bits="clip_values", mean="GlobalAveragePool"),
+    # No TensorRT to run: ONNX Runtime executes Q/DQ as written.
+    verify=VerifyRule(level="disabled", differing=1e-5),
+    lint=tuple(f"TRT{n:02}" for n in range(1, 25)),
+)

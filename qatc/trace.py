@@ -1,0 +1,146 @@
+"""From the model as written to a graph: a `GraphModule` with shapes, and file and line of every op.
+
+The only file that knows how the graph is made.
+"""
+
+import copy
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from qatc.errors import TraceError
+from qatc.ir import Source, TensorType, set_source, set_tensor_type
+from qatc.modules.fused import Fused
+from qatc.prepared import PreparedModel
+from qatc.quantizers.base import Quantizer
+
+_INTERNAL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+def trace(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> PreparedModel:
+    """Return the graph of a copy of the model, with the tensors' types if there are example inputs.
+
+    Raises `TraceError`, with file and line, where the model's Python depends on the values of tensors.
+    """
+    root = copy.deepcopy(model)
+    training = root.training
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(root.eval())
+    except Exception as error:
+        raise _explained(error, model) from error
+    gm = PreparedModel(root, graph, type(model).__name__)
+    gm.train(training)
+    if example_inputs is not None:
+        record_types(gm, example_inputs)
+    return gm
+
+
+class _Tracer(fx.Tracer):
+    """Symbolic tracing that notes the user's file and line at every node."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Fused | Quantizer) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(kind, target, *args, **kwargs)
+        path = target if kind in ("call_module", "get_attr", "placeholder") else self.scope.module_path
+        frame = _user_frame(sys._getframe(1))
+        where = (Path(frame.f_code.co_filename).name, frame.f_lineno) if frame and kind != "placeholder" else ("", 0)
+        set_source(node, Source(str(path), *where))
+        return node
+
+
+def _user_frame(frame: FrameType | None) -> FrameType | None:
+    """Return the innermost frame that is neither torch's nor ours."""
+    while frame is not None and frame.f_code.co_filename.startswith((*_INTERNAL, "<")):
+        frame = frame.f_back
+    return frame
+
+
+def _explained(error: Exception, model: nn.Module) -> TraceError:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*_INTERNAL, "<"))]
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+    depends_on_data = isinstance(error, fx.proxy.TraceError) or "Proxy" in str(error)
+    if depends_on_data:
+        return TraceError(
+            f"{type(model).__name__} cannot be traced: its Python decides on a tensor's values or sizes",
+            where=place,
+            remedy="compute with torch.where or torch.cond instead of `if`, or move this part out of the model",
+        )
+    return TraceError(f"{type(model).__name__} cannot be traced: {type(error).__name__}: {error}", where=place)
+
+
+def as_inputs(example_inputs: Any) -> tuple[Any, ...]:
+    """Return example inputs as a tuple of positional arguments; a lone tensor is one argument."""
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,)
+    return tuple(example_inputs)
+
+
+def record_types(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> None:
+    """Record every tensor's type by running the graph on fake tensors, at two batch sizes: what differs is the batch.
+
+    Raises `TraceError` if the graph does not run on the inputs.
+    """
+    first = _types(gm, example_inputs)
+    try:
+        second = _types(gm, _another_batch(example_inputs))
+    except TraceError:  # the model fixes its batch
+        second = first
+    for node, kind in first.items():
+        other = second.get(node, kind)
+        if kind is not None and other is not None and len(kind.shape) == len(other.shape):
+            shape = tuple(a if a == b else None for a, b in zip(kind.shape, other.shape, strict=True))
+            kind = TensorType(kind.dtype, shape)
+        set_tensor_type(node, kind)
+
+
+def _another_batch(inputs: Sequence[Any]) -> Sequence[Any]:
+    def grown(value: Any) -> Any:
+        return torch.cat([value, value[:1]]) if isinstance(value, Tensor) and value.dim() and len(value) else value
+
+    return [pytree.tree_map(grown, value) for value in inputs]
+
+
+class _TypeRecorder(fx.Interpreter):
+    """Runs a graph and keeps the type of what each node gives."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
+        self.found: dict[fx.Node, TensorType | None] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        is_tensor = isinstance(result, Tensor)
+        self.found[n] = TensorType(result.dtype, tuple(map(int, result.shape))) if is_tensor else None
+        return result
+
+
+def _types(gm: fx.GraphModule, inputs: Sequence[Any]) -> dict[fx.Node, TensorType | None]:
+    training = {module: module.training for module in gm.modules()}
+    recorder = _TypeRecorder(gm)
+    gm.eval()
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+            fake = [pytree.tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, x) for x in inputs]
+            recorder.run(*fake)
+    except Exception as error:
+        node = next((n for n in gm.graph.nodes if n not in recorder.found), None)
+        raise TraceError(
+            f"the model does not run on the example inputs: {type(error).__name__}: {str(error).splitlines()[0]}",
+            where="" if node is None else f"%{node.name} {node.meta.get('qatc_source', '')}",
+            remedy="check the shapes and types in example_inputs",
+        ) from error
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+    return recorder.found
