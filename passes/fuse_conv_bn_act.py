@@ -35,7 +35,7 @@ class FuseConvBnAct(Pass):
 def fuse(gm: fx.GraphModule, layer: fx.Node, bn: fx.Node | None, act: fx.Node | None) -> bool:
     """Replace the chain by one module at the layer's place."""
     module = gm.get_submodule(str(layer.target))
-    if bn is not None and not foldable(gm.get_submodule(str(bn.target)), module):
+    if bn is not None and not foldable(gm.get_submodule(str(bn.target)), module, ir.tensor_type(layer)):
         bn, act = None, None
     taken = isinstance(module, Fused) and (module.activation is not None or "bn" in layer.kwargs)
     fused = None if taken or (bn is None and act is None) else fused_form(module)
@@ -59,9 +59,11 @@ def absorb(gm: fx.GraphModule, into: fx.Node, chain: list[fx.Node | None]) -> No
             gm.graph.erase_node(node)
 
 
-def foldable(bn: nn.Module, layer: nn.Module) -> bool:
+def foldable(bn: nn.Module, layer: nn.Module, output: ir.TensorType | None) -> bool:
     """Say whether the BatchNorm has running statistics, of the layer's own output channels."""
     assert isinstance(bn, BatchNorm)
+    if isinstance(layer, nn.Linear) and output is not None and len(output.shape) != 2:
+        return False  # its channels are the last dimension, the BatchNorm's dimension 1
     channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     return bn.running_var is not None and bn.track_running_stats and bn.num_features == channels
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import networkx as nx
-import torch
 from torch import fx
 
 from qatc import ir
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
 from qatc.modules.fused import Fused, FusedBatchNorm, fused_form
 from qatc.modules.kinds import op_kind, output_range
+from qatc.passes.functional_to_module import is_size
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
 from qatc.spec import Layer, LayerConfig, QConfig, QuantSpec
@@ -81,7 +81,7 @@ class _Placement:
         first = {n for n in weighted if not weighted & nx.ancestors(self.flow, n)}
         last = {n for n in weighted if not weighted & nx.descendants(self.flow, n)}
         for node, module in ir.module_calls(self.gm):
-            yield Layer(str(node.target), module, node in first, node in last)
+            yield Layer(str(node.target), module, node in first, node in last, ir.source_of(node).path or None)
 
     def _rule(self, node: fx.Node) -> OpRule:
         module = ir.module_of(node)
@@ -125,11 +125,9 @@ class _Placement:
         return max(raw, key=self._depth, default=None)
 
     def _fuses_sum(self, node: fx.Node) -> bool:
-        module = ir.module_of(node)
-        weighted = (
-            isinstance(module, Fused | torch.nn.Conv2d | torch.nn.Linear) and self.rules[node].inputs == "quantized"
-        )
-        return weighted and getattr(module, "activation", None) is None and ir.only_user(node) is not None
+        """Say whether the op takes a sum in as its epilogue: a quantized convolution with nothing fused behind it."""
+        convolves = op_kind_of(node) == "Conv" and self.rules[node].inputs == "quantized"
+        return convolves and getattr(ir.module_of(node), "activation", None) is None
 
     def _depth(self, node: fx.Node) -> int:
         """Return the number of ops on the longest path to the node."""
@@ -158,7 +156,8 @@ class _Placement:
 
     def _activation_config(self, tensor: fx.Node) -> LayerConfig:
         """Return the settings of the reader that asks for the widest codes; of the op itself where none asks."""
-        readers = [self.layers[str(n.target)] for n in self._readers(tensor) if n.op == "call_module"]
+        asking = [n for n in self._readers(tensor) if self.rules[n].inputs != "any"]
+        readers = [self.layers[str(n.target)] for n in asking]
         own = self.layers.get(str(tensor.target), LayerConfig())
         return max(readers or [own], key=lambda config: config.activation_bits)
 
@@ -220,6 +219,10 @@ KEEPS_SIGN = frozenset(
 )
 
 
+# Functions and methods that give several tensors in a tuple.
+GIVE_SEVERAL = frozenset({"chunk", "split", "tensor_split", "unbind"})
+
+
 def _quantizer_path(tensor: fx.Node) -> str:
     path = str(tensor.target) if tensor.op in ("placeholder", "call_module") else _scoped_name(tensor)
     return f"{path.lstrip('*')}_q"
@@ -231,8 +234,12 @@ def _scoped_name(node: fx.Node) -> str:
 
 
 def _is_float(node: fx.Node) -> bool:
+    """Say whether the node gives a float tensor; where types are not known, whether it may."""
     kind = ir.tensor_type(node)
-    return kind is None or kind.dtype.is_floating_point
+    if kind is not None:
+        return kind.dtype.is_floating_point
+    typed = any(ir.tensor_type(n) is not None for n in node.graph.nodes)
+    return not (typed or is_size(node) or getattr(node.target, "__name__", node.target) in GIVE_SEVERAL)
 
 
 def _batch_norm_of(node: fx.Node) -> Any:

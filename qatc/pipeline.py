@@ -72,6 +72,9 @@ class Pipeline:
 
     def run(self, gm: fx.GraphModule, observers: Iterable[Observer] = (), *, until: str | None = None) -> None:
         """Run the passes (up to and with the one named `until`), checking the graph after each that changed it."""
+        names = [step.name for step in self.passes]
+        if until is not None and until not in names:
+            raise PassOrderError(f"no pass is named {until!r}", remedy=f"the passes are: {', '.join(names)}")
         observers = tuple(observers)
         known: set[Invariant] = set()
         for index, step in enumerate(self.passes, start=1):

@@ -121,9 +121,9 @@ class Rule:
             case ":last":
                 return layer.last
             case str(pattern) if pattern.startswith("re:"):
-                return re.fullmatch(pattern[3:], layer.name) is not None
+                return any(re.fullmatch(pattern[3:], name) for name in layer.names)
             case str(pattern):
-                return layer.name == pattern or fnmatch.fnmatchcase(layer.name, pattern)
+                return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for name in layer.names)
             case type() as kind:
                 return isinstance(layer.module, kind)
             case predicate:
@@ -132,12 +132,21 @@ class Rule:
 
 @dataclass(frozen=True)
 class Layer:
-    """One op as rules see it: its name and module, and whether it is a first or a last layer with weights."""
+    """One op as rules see it: its name and module, and whether it is a first or a last layer with weights.
+
+    `written` is the user's own name where it differs: that of a module called more than once, at its further calls.
+    """
 
     name: str
     module: nn.Module
     first: bool = False
     last: bool = False
+    written: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that a rule may call it by."""
+        return (self.name,) if self.written is None else (self.name, self.written)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ class _Tracer(fx.Tracer):
         return isinstance(m, Fused | Quantizer) or super().is_leaf_module(m, module_qualified_name)
 
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        if kind == "call_module" and not args[0] and "input" in args[1]:  # layer(input=x): passes read the first argument
+            named = dict(args[1])
+            args = ((named.pop("input"),), named, *args[2:])
         node = super().create_node(kind, target, *args, **kwargs)
         path = target if kind in ("call_module", "get_attr", "placeholder") else self.scope.module_path
         frame = _user_frame(sys._getframe(1))

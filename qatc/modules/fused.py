@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qatc.errors import QatcError
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import snap
 from qatc.quantizers.grid import BIAS_CODES, per_channel
@@ -97,11 +98,12 @@ class Fused(nn.Module):
         if quantizer is None or not quantizer.enabled:
             return weight
         folded = self.fold(bn)
-        factor = bn_factor(bn)
-        # A channel that BatchNorm multiplies by zero has any weight; one that it does not cannot be divided by zero.
-        factor = per_channel(torch.where(factor == 0, 1.0, factor), self.weight, self.channel_axis)
-        weight = quantizer(folded.weight, gain=folded.gain)
-        return weight / factor
+        factor = per_channel(bn_factor(bn), self.weight, self.channel_axis)
+        # A channel whose factor is zero (a gamma begun there) keeps its float weight: the statistics follow its
+        # convolution, and without them gamma would never move.
+        zero = factor == 0
+        quantized = quantizer(folded.weight, gain=folded.gain)
+        return torch.where(zero, weight, quantized / factor.masked_fill(zero, 1.0))
 
     def deployed(self, bn: BatchNorm | None, grid: Quantizer | None) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias as the lowered file will hold them, in float."""
@@ -140,7 +142,8 @@ class FusedConv1d(Fused, nn.Conv1d):
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve, with the layer's own padding mode."""
-        return self._conv_forward(x, weight, bias)
+        y: Tensor = self._conv_forward(x, weight, bias)
+        return y
 
 
 class FusedConv2d(Fused, nn.Conv2d):
@@ -148,7 +151,8 @@ class FusedConv2d(Fused, nn.Conv2d):
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve, with the layer's own padding mode."""
-        return self._conv_forward(x, weight, bias)
+        y: Tensor = self._conv_forward(x, weight, bias)
+        return y
 
 
 class FusedConv3d(Fused, nn.Conv3d):
@@ -156,11 +160,21 @@ class FusedConv3d(Fused, nn.Conv3d):
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve, with the layer's own padding mode."""
-        return self._conv_forward(x, weight, bias)
+        y: Tensor = self._conv_forward(x, weight, bias)
+        return y
 
 
 class FusedLinear(Fused, nn.Linear):
     """Linear [+ BatchNorm][+ activation]."""
+
+    def forward(self, x: Tensor, bn: BatchNorm | None = None, grid: Quantizer | None = None) -> Tensor:
+        """Return the layer's output; a BatchNorm is of its channels only where they are dimension 1."""
+        if bn is not None and x.dim() != 2:
+            raise QatcError(
+                f"a BatchNorm was fused to a Linear, which now reads {tuple(x.shape)}",
+                remedy="give qatc.prepare example_inputs: it then leaves such a BatchNorm on its own",
+            )
+        return super().forward(x, bn, grid)
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply over the last dimension."""

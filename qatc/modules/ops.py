@@ -74,7 +74,7 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean."""
-        return torch.mean(x) if self.dim is None else torch.mean(x, self.dim, self.keepdim)
+        return torch.mean(x, self.dim, self.keepdim)
 
 
 class Interpolate(nn.Module):

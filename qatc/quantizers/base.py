@@ -37,6 +37,7 @@ class Quantizer(nn.Module):
         """
         if self.recording:
             self.record(x.detach(), site)
+            self._ready = False
             return x
         if self.training and self.observing:
             self.observe(x.detach(), site)

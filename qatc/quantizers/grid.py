@@ -37,7 +37,7 @@ def grid_from_range(low: Tensor, high: Tensor, spec: QuantSpec, floor: Tensor | 
     scale = finish_scale(scale, spec, floor)
     if spec.symmetric:
         return Grid(scale, torch.zeros_like(scale))
-    return Grid(scale, finish_zero_point(torch.round(spec.qmin - low / scale), spec))
+    return Grid(scale, finish_zero_point(spec.qmin - low / scale, spec))
 
 
 def finish_scale(scale: Tensor, spec: QuantSpec, floor: Tensor | None = None) -> Tensor:
@@ -51,11 +51,12 @@ def finish_scale(scale: Tensor, spec: QuantSpec, floor: Tensor | None = None) ->
 def finish_zero_point(zero_point: Tensor, spec: QuantSpec) -> Tensor:
     """Return the zero point as a code; even where scales are powers of two.
 
-    Kernels that add the zero point before rounding break ties differently from ONNX if it is odd.
+    Kernels that add the zero point before rounding break ties differently from ONNX if it is odd. With an upper bound
+    it is rounded up: the grid then begins lower, but does not end above the bound.
     """
-    if spec.pow2:
-        zero_point = 2 * torch.round(zero_point / 2)
-    return zero_point.clamp(spec.qmin, spec.qmax - spec.qmax % 2 if spec.pow2 else spec.qmax)
+    step = 2 if spec.pow2 else 1
+    rounded = torch.round(zero_point / step) if spec.upper is None else torch.ceil(zero_point / step)
+    return (step * rounded).clamp(spec.qmin, spec.qmax - spec.qmax % step)
 
 
 def power_of_two(scale: Tensor, rounding: Pow2) -> Tensor:

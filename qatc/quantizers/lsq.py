@@ -27,14 +27,14 @@ class _Learned(Quantizer):
     def _set_scale(self, scale: Tensor) -> None:
         with torch.no_grad():
             self.log2_scale.copy_(torch.log2(scale.clamp(min=MIN_SCALE)).view_as(self.log2_scale))
-        self._ready = True
+        self._ready = False
 
 
-def _learned_scale(scale: Tensor, spec: QuantSpec, floor: Tensor | None) -> Tensor:
+def _learned_scale(scale: Tensor, zero_point: Tensor, spec: QuantSpec, floor: Tensor | None) -> Tensor:
     """Return the scale as the spec allows it; the gradient passes straight through its roundings and bounds."""
     finished = finish_scale(scale.detach(), spec, floor)
     if spec.upper is not None:
-        limit = torch.full_like(finished, spec.upper / spec.qmax)
+        limit = spec.upper / (spec.qmax - zero_point).clamp(min=1.0)
         finished = torch.minimum(finished, finish_scale(limit, spec))
     return straight_through(scale, finished)
 
@@ -76,7 +76,8 @@ class WeightLSQ(_Learned):
         scale = torch.exp2(self.log2_scale.float())
         if gain is not None and self.spec.axis is not None:
             scale = scale * gain
-        return Grid(_learned_scale(scale, self.spec, floor), torch.zeros_like(scale))
+        zero_point = torch.zeros_like(scale)
+        return Grid(_learned_scale(scale, zero_point, self.spec, floor), zero_point)
 
 
 class LSQ(_Learned):
@@ -118,7 +119,7 @@ class LSQ(_Learned):
             return
         grid = grid_from_range(self.low.min(), self.high.max(), self.spec)
         self._set_scale(grid.scale)
-        self.zero_point.copy_(finish_zero_point(grid.zero_point, self.spec))
+        self.zero_point.copy_(grid.zero_point)
 
     def observe(self, x: Tensor, site: int) -> None:
         """Start from the first training batch if nothing was recorded; afterwards the step learns by its gradient."""
@@ -128,7 +129,8 @@ class LSQ(_Learned):
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the learned step and the recorded zero point."""
-        return Grid(_learned_scale(torch.exp2(self.log2_scale.float()), self.spec, floor), self.zero_point)
+        zero_point = finish_zero_point(self.zero_point, self.spec)
+        return Grid(_learned_scale(torch.exp2(self.log2_scale.float()), zero_point, self.spec, floor), zero_point)
 
     def _state(self) -> list[Tensor]:
         return [self.log2_scale]

@@ -226,6 +226,13 @@ def test_trt11_the_later_convolution_is_fused() -> None:
     assert found("TRT11", f"{later} [add] y = Add (r, h)") == ["add"]
 
 
+def test_trt11_names_the_longer_path() -> None:
+    body = f"{CONV} r = Relu (h) {pair('r')} [main] m2 = Conv (rd, wd) [down] d = Conv (xd, wd) y = Add (d, m2)"
+    (finding,) = lint(parse(body), ["TRT11"])
+    assert "'main'" in finding.message
+    assert "'down'" not in finding.message
+
+
 def test_trt12_one_scale_per_tensor() -> None:
     for scale, expected in (("t", ["other"]), ("same", [])):
         other = f"[other] o = QuantizeLinear (x, {scale}, z) od = DequantizeLinear (o, {scale}, z)"
@@ -427,6 +434,30 @@ def test_no_odd_graph_crashes_the_linter(seed: int) -> None:
     graph.initializer.extend(numpy_helper.from_array(CONSTANTS[name], name) for name in ("s", "t", "z", "ws", "w"))
     opset = helper.make_opsetid("", int(random.choice([1, 10, 13, 21, 99])))
     lint(onnx.ModelProto(graph=graph, opset_import=[opset] if seed % 3 else []), list(RULES))
+
+
+@pytest.mark.parametrize("kind", [TensorProto.UNDEFINED, TensorProto.STRING, TensorProto.FLOAT, 99])
+def test_unreadable_constants_are_not_guessed_at(kind: int) -> None:
+    """The scale and zero point have too few bytes, or lie in a file that is not here."""
+    for external in (False, True):
+        model = parse(f"{CONV} y = Relu (h)")
+        for tensor in model.graph.initializer:
+            tensor.raw_data = b"0"
+            tensor.data_type = kind
+            tensor.data_location = TensorProto.EXTERNAL if external else TensorProto.DEFAULT
+        assert {finding.rule for finding in lint(model, list(RULES))} <= {"TRT02", "TRT03", "TRT04"}
+
+
+def test_a_control_flow_body_reads_what_it_captures() -> None:
+    body = f"{X} k = Constant <value_int = 1> () c = Cast <to = 9> (k)"
+    branch = "g () => (float r) { r = Identity (xd) }"
+    captured = f"{body} y = If (c) <then_branch = {branch}, else_branch = {branch}>"
+    assert nodes("TRT21", parse(captured)) == []
+    assert nodes("TRT21", parse(captured.replace("(xd)", "(x)"))) == ["x_dq"]
+
+
+def test_names_that_are_missing_are_made_up() -> None:
+    assert found("TRT21", "c = QuantizeLinear (x, s, z) y = Relu (x)") == ["QuantizeLinear->c"]
 
 
 def test_empty_models_have_no_findings() -> None:

@@ -164,18 +164,16 @@ class GraphView:
                 else:
                     yield node
 
-    def is_upstream(self, node: Node, tensor: str) -> bool:
-        """Whether a tensor is computed from what the node makes."""
+    def upstream(self, tensor: str) -> set[Node]:
+        """Every node that a tensor is computed by, near or far."""
         seen: set[Node] = set()
         waiting = [tensor]
         while waiting:
             maker = self.producer(waiting.pop())
-            if maker is node:
-                return True
             if maker is not None and maker not in seen:
                 seen.add(maker)
                 waiting.extend(maker.inputs)
-        return False
+        return seen
 
 
 def _domain(domain: str) -> str:
@@ -190,14 +188,16 @@ def _node(proto: onnx.NodeProto, index: int) -> Node:
         with contextlib.suppress(ValueError):
             attributes[attribute.name] = onnx.helper.get_attribute_value(attribute)
     # protobuf hands over text that is not UTF-8 as bytes; str() makes a usable name of it.
-    op, name, inputs, outputs = (
-        str(proto.op_type),
-        str(proto.name),
-        map(str, proto.input),
-        tuple(map(str, proto.output)),
-    )
+    op = str(proto.op_type)
+    outputs = tuple(map(str, proto.output))
     first = next((output for output in outputs if output), f"#{index}")
-    return Node(f"{domain}::{op}" if domain else op, name or f"{op}->{first}", tuple(inputs), outputs, attributes)
+    return Node(
+        op=f"{domain}::{op}" if domain else op,
+        name=str(proto.name) or f"{op}->{first}",
+        inputs=tuple(map(str, proto.input)),
+        outputs=outputs,
+        attributes=attributes,
+    )
 
 
 def _acyclic(nodes: Iterable[Node]) -> dict[Node, None]:

@@ -146,16 +146,21 @@ def residual_adds_quantize_the_skip(view: GraphView) -> Violations:
             skip = dequantized[0]
             raw = second if skip == first else first
             maker = fused_operator(view, raw, past_activations=True)
-            if maker is None or view.is_upstream(maker, skip):
+            if maker is None or maker in view.upstream(skip):
                 yield node, f"the Q/DQ stands on the side of '{fused.name}'; move it to the skip"
 
 
 def residual_operator(view: GraphView, node: Node) -> Node | None:
-    """Return the quantized op that a residual Add can be fused with, ``None`` when the node is no such Add."""
+    """Return the quantized op that a residual Add is best fused with, ``None`` when the node is no such Add.
+
+    Where both sides have one, it is that at the end of the longer path (ModelOpt build_non_residual_input_map).
+    """
     if node.op != "Add" or not _adds_equal_shapes(view, node):
         return None
     first, second = node.inputs
-    return _fusible_side(view, first, second) or _fusible_side(view, second, first)
+    sides = [_fusible_side(view, first, second), _fusible_side(view, second, first)]
+    fusible = [side for side in sides if side is not None]
+    return max(fusible, key=lambda side: len(view.upstream(side.output)), default=None)
 
 
 def _adds_equal_shapes(view: GraphView, node: Node) -> bool:
@@ -173,7 +178,7 @@ def _adds_equal_shapes(view: GraphView, node: Node) -> bool:
 def _fusible_side(view: GraphView, tensor: str, other: str) -> Node | None:
     """Return the quantized op that could compute the Add in its own kernel: the other operand is ready before it."""
     made = fused_operator(view, unquantized(view, tensor))
-    if made is None or view.is_upstream(made, other):
+    if made is None or made in view.upstream(other):
         return None
     found = operands(view, made)
     return made if found is not None and is_dequantized(view, found.data) else None

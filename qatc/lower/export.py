@@ -1,0 +1,157 @@
+"""From the lowered graph to a clean ONNX model: torch's exporter, then onnx_ir's passes, then names."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants
+from torch import Tensor, fx
+
+from qatc.errors import LoweringError
+from qatc.lower.onnx_ops import TRANSLATIONS
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def export(gm: fx.GraphModule, inputs: Sequence[Tensor], opset: int) -> onnx_ir.Model:
+    """Return the ONNX model of a lowered graph, with a dynamic batch in dimension 0 of every input."""
+    for node in gm.graph.nodes:
+        # The exporter names scopes by this; tracing left the module that the op was first seen in.
+        path = str(node.target) if node.op == "call_module" else ""
+        node.meta["nn_module_stack"] = {path: (path, type(gm.get_submodule(path)))}
+    batch = torch.export.Dim("batch")
+    names = [str(node.target) for node in gm.graph.nodes if node.op == "placeholder"]
+    shapes = tuple({0: batch} if x.dim() else None for x in inputs)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                gm, tuple(inputs), dynamo=True, optimize=False, verbose=False, opset_version=opset,
+                dynamic_shapes=shapes, custom_translation_table=TRANSLATIONS, input_names=names[: len(inputs)],
+                output_names=output_names(gm),
+            )  # fmt: skip
+    except Exception as error:
+        raise LoweringError(
+            f"torch.onnx could not export the model: {_first_line(error)}",
+            remedy="look at the traceback with QATC_LOG=debug; an op without an ONNX form must be rewritten",
+        ) from error
+    assert program is not None
+    model = program.model
+    with _quiet():
+        clean(model)
+    rename(model, {name for name, _ in gm.named_modules()})
+    return model
+
+
+def output_names(gm: fx.GraphModule) -> list[str]:
+    """Return a name per output tensor: `output`, or the keys of a dict, or `output_0`, `output_1`, ..."""
+    result = next(node for node in gm.graph.nodes if node.op == "output").args[0]
+    match result:
+        case dict():
+            return [str(key) for key in result]
+        case list() | tuple():
+            return [f"output_{i}" for i in range(len(result))]
+        case _:
+            return ["output"]
+
+
+def clean(model: onnx_ir.Model) -> None:
+    """Fold what is constant (but for codes, which would become float), and drop what nothing reads."""
+    fold_constants(model, should_fold=lambda node: False if node.op_type in _KEPT else None)
+    onnx_ir.passes.Sequential(
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+    )(model)
+
+
+_KEPT = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+def rename(model: onnx_ir.Model, modules: set[str]) -> None:
+    """Name nodes and values by the user's modules: node `layer1.conv/Conv`, its module's result `layer1.conv`."""
+    graph = model.graph
+    fixed = {value.name for value in (*graph.inputs, *graph.outputs)} | set(graph.initializers)
+    seen: Counter[str] = Counter()
+    values: Counter[str] = Counter()
+    scopes = [_scope(node, modules) for node in graph]
+    for position, node in enumerate(list(graph)):
+        scope = scopes[position]
+        base = f"{scope}/{node.op_type}" if scope else node.op_type
+        node.name = _unique(base, seen)
+        last = scope and scope not in scopes[position + 1 :]
+        for number, value in enumerate(node.outputs):
+            if value.name not in fixed:
+                inner = node.name if len(node.outputs) == 1 else f"{node.name}:{number}"
+                wanted = scope if last and len(node.outputs) == 1 else inner
+                value.name = _unique(wanted if wanted not in fixed else f"{wanted}:value", values)
+        for number, constant in enumerate(node.inputs):
+            if constant is not None and constant.is_initializer() and "." not in (constant.name or ""):
+                constant.name = _unique(f"{node.name}/{_PARAMETER_NAMES.get((node.op_type, number), number)}", values)
+        node.metadata_props.clear()
+        node.doc_string = None
+    model.metadata_props.clear()
+    graph.metadata_props.clear()
+    for constant in list(graph.initializers.values()):
+        constant.metadata_props.clear()
+
+
+# What the exporter's own constants are, by operator and position.
+_PARAMETER_NAMES = {
+    ("Reshape", 1): "shape", ("Clip", 1): "min", ("Clip", 2): "max", ("Resize", 2): "scales", ("Resize", 3): "sizes",
+    ("ReduceMean", 1): "axes",
+}  # fmt: skip
+
+
+def _scope(node: onnx_ir.Node, modules: set[str]) -> str:
+    """Return the innermost of the user's modules that the node comes from."""
+    text = node.metadata_props.get(_SCOPES, "[]")
+    paths = [part.strip(" '\"[]") for part in text.split(",")]
+    return next((path for path in reversed(paths) if path in modules), "")
+
+
+def _unique(name: str, seen: Counter[str]) -> str:
+    seen[name] += 1
+    return name if seen[name] == 1 else f"{name}_{seen[name] - 1}"
+
+
+def finished(model: onnx_ir.Model, metadata: dict[str, str]) -> onnx.ModelProto:
+    """Return the checked file content, with shapes inferred."""
+    model.metadata_props.update(metadata)
+    model.producer_name = "qatc"
+    proto: onnx.ModelProto = onnx_ir.to_proto(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    except Exception as error:
+        raise LoweringError(f"the lowered graph is not valid ONNX: {_first_line(error)}") from error
+    return inferred
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep the exporter's own progress and warnings out of the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

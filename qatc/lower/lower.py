@@ -1,0 +1,177 @@
+"""`qatc.lower`: one call from a trained model to a checked ONNX file."""
+
+import copy
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, fx, nn
+
+from qatc.errors import CalibrationError, LoweringError
+from qatc.lower.export import export, finished
+from qatc.lower.lower_modules import lowering_pipeline
+from qatc.pipeline import DumpFolder
+from qatc.prepared import PreparedModel
+from qatc.quantizers import Quantizer
+from qatc.targets import Target, target_of
+from qatc.targets.lint import Finding, lint
+from qatc.trace import record_types
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A lowered model: the ONNX content and what the target's linter found (no errors, or it would not exist)."""
+
+    proto: onnx.ModelProto
+    target: Target
+    findings: tuple[Finding, ...]
+
+
+def lower(
+    model: nn.Module,
+    path: str | Path,
+    target: str | Target | None = None,
+    *,
+    opset: int | None = None,
+    dump_dir: str | Path | None = None,
+) -> Lowered:
+    """Write the prepared, calibrated model as an ONNX file with QDQ nodes; the file is written whole or not at all.
+
+    Args:
+        model: what `qatc.prepare` returned, calibrated or trained; it is not changed.
+        path: the file to write.
+        target: the target it was prepared for (the default).
+        opset: the ONNX opset; the target's own default otherwise.
+        dump_dir: a folder for the numbered text dumps of the lowering passes.
+
+    Raises:
+        LoweringError: not a prepared model, another target, an opset it does not have, or a rule of its linter broken.
+        CalibrationError: a range is missing or not finite.
+
+    """
+    lowered = lowered_proto(model, target, opset=opset, dump_dir=dump_dir)
+    write_whole(Path(path), lowered.proto.SerializeToString())
+    return lowered
+
+
+def lowered_proto(
+    model: nn.Module,
+    target: str | Target | None = None,
+    *,
+    opset: int | None = None,
+    dump_dir: str | Path | None = None,
+) -> Lowered:
+    """Do what `lower` does, without a file."""
+    if not isinstance(model, PreparedModel) or model.target is None:
+        raise LoweringError("this is not a prepared model", remedy="qatc.prepare it, calibrate or train it, then lower")
+    chosen = _checked_target(model.target, target)
+    opset = _checked_opset(chosen, opset)
+    inputs = _example(model)
+    _check_state(model)
+    gm = copy.deepcopy(model).eval().cpu()
+    record_types(gm, inputs)
+    dumps = None if dump_dir is None else DumpFolder(Path(dump_dir))
+    if dumps is not None:
+        dumps.start(gm)
+    lowering_pipeline(chosen).run(gm, () if dumps is None else (dumps,))
+    onnx_model = export(fx.GraphModule(gm, gm.graph), inputs, opset)
+    proto = finished(onnx_model, {"qatc.target": chosen.name})
+    findings = lint(proto, chosen.lint)
+    errors = [str(f) for f in findings if f.severity == "error"]
+    if errors:
+        raise LoweringError(
+            f"the file breaks {len(errors)} rules of {chosen.name}:\n  " + "\n  ".join(errors),
+            remedy="exclude the layers named by a rule of the configuration, or report this",
+        )
+    if dumps is not None:
+        (dumps.folder / "99-onnx.txt").write_text(onnx.printer.to_text(_without_weights(proto)), encoding="utf-8")
+    return Lowered(proto, chosen, findings)
+
+
+def _checked_target(prepared: Target, wanted: str | Target | None) -> Target:
+    chosen = prepared if wanted is None else target_of(wanted)
+    if chosen != prepared:
+        raise LoweringError(
+            f"the model was prepared and trained for {prepared.name}; {chosen.name} wants quantizers at other places",
+            remedy=f"prepare and train with target={chosen.name!r}, or lower for {prepared.name!r}",
+        )
+    return chosen
+
+
+def _checked_opset(target: Target, opset: int | None) -> int:
+    least, greatest, default = target.file.opset
+    if opset is not None and not least <= opset <= greatest:
+        raise LoweringError(
+            f"opset {opset} does not fit {target.name}", remedy=f"choose {least} to {greatest} (default {default})"
+        )
+    return default if opset is None else opset
+
+
+def _example(model: PreparedModel) -> list[Tensor]:
+    """Return inputs of the types last seen, with a batch of 2: exporters take a batch of 1 for a constant."""
+    if model.input_types is None:
+        raise LoweringError(
+            "the shapes of the inputs are unknown", remedy="give example_inputs to qatc.prepare, or run qatc.calibrate"
+        )
+    return [
+        torch.zeros((2, *shape[1:]) if shape else (), dtype=getattr(torch, name)) for name, shape in model.input_types
+    ]
+
+
+def _check_state(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if not isinstance(owner, Quantizer) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CalibrationError(
+                "there is a NaN or an infinity in the weights", where=name, remedy="train again from a good state"
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, Quantizer) and not module.ready:
+            raise CalibrationError(
+                "the model has a quantizer without a finite range",
+                where=name,
+                remedy="run qatc.calibrate(model, batches) before lowering, and look for NaN in data and weights",
+            )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write the file by a rename, so that an interruption leaves the old one; a `LoweringError` if it can't be."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise LoweringError(
+            f"the file cannot be written: {error.strerror}", where=str(path), remedy="choose another output path"
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with large constants named but not written out."""
+    short = onnx.ModelProto()
+    short.CopyFrom(proto)
+    del short.graph.initializer[:]
+    return short
+
+
+def input_names(gm: fx.GraphModule) -> Sequence[str]:
+    """Return the names of the graph's inputs."""
+    return [str(node.target) for node in gm.graph.nodes if node.op == "placeholder"]

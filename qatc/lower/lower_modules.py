@@ -1,0 +1,177 @@
+"""The passes from a trained graph to one that the exporter writes as it stands."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx, nn
+
+from qatc import ir
+from qatc.errors import LoweringError, QatcError
+from qatc.lower.lowered_modules import (
+    FloatLayer,
+    FloatMultiplyAdd,
+    GlobalAveragePool,
+    LoweredBatchNorm,
+    LoweredLayer,
+    LoweredQuantizer,
+    Reshape,
+    representable,
+    weights_of,
+)
+from qatc.modules import ops
+from qatc.modules.fused import BatchNorm, Fused, FusedBatchNorm
+from qatc.modules.kinds import output_range
+from qatc.pipeline import Pass, Pipeline
+from qatc.quantizers import Quantizer
+from qatc.targets import Target
+
+INACTIVE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+@dataclass(frozen=True)
+class DropInactive(Pass):
+    """Remove what does nothing in eval mode: dropout and identity."""
+
+    name: ClassVar[str] = "drop-inactive"
+
+    def run(self, gm: fx.GraphModule) -> bool:
+        """Rewrite the graph; return whether anything changed."""
+        found = [node for node, module in ir.module_calls(gm) if isinstance(module, INACTIVE)]
+        for node in found:
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            gm.graph.erase_node(node)
+        if found:
+            ir.prune(gm)
+        return bool(found)
+
+
+@dataclass(frozen=True)
+class DropCoveredClips(Pass):
+    """Remove a clip whose every reader is a quantizer of fewer than 8 bits with a grid inside it.
+
+    The codes are limited anyway; left in, it would keep the layer from fusing, since runtimes compare the clip with the
+    range of all 8 bits.
+    """
+
+    name: ClassVar[str] = "drop-covered-clips"
+
+    def run(self, gm: fx.GraphModule) -> bool:
+        """Rewrite the graph; return whether anything changed."""
+        changed = False
+        for node, module in list(ir.module_calls(gm)):
+            clip = module.activation if isinstance(module, Fused) else module
+            if clip is None or output_range(clip) is None or not self._covered(node, clip):
+                continue
+            if isinstance(module, Fused):
+                module.activation = None
+            else:
+                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+                gm.graph.erase_node(node)
+            changed = True
+        if changed:
+            ir.prune(gm)
+        return changed
+
+    @staticmethod
+    def _covered(node: fx.Node, clip: nn.Module) -> bool:
+        if not isinstance(clip, nn.ReLU | nn.ReLU6 | nn.Hardtanh):
+            return False
+        low, high = output_range(clip) or (0.0, 0.0)
+        readers = [ir.module_of(user, Quantizer) for user in node.users]
+        grids = [representable(q) if q is not None and q.spec.bits < 8 else None for q in readers]
+        return bool(grids) and all(g is not None and g[0] >= low and g[1] <= high for g in grids)
+
+
+@dataclass(frozen=True)
+class LowerModules(Pass):
+    """Replace every module by its form in the file: codes and scales as constants, shapes as constants."""
+
+    target: Target
+
+    name: ClassVar[str] = "lower-modules"
+
+    def run(self, gm: fx.GraphModule) -> bool:
+        """Rewrite the graph; return whether anything changed."""
+        # All are computed before any is replaced: a bias needs the quantizer of its input.
+        calls = [(node, module, self._explained(node, module)) for node, module in ir.module_calls(gm)]
+        for node, module, lowered in calls:
+            if lowered is not None:
+                path = ir.source_of(node).path if isinstance(module, Quantizer) else str(node.target)
+                ir.set_module(gm, path, lowered)
+                node.target, node.args, node.kwargs = path, node.args[:1], {}
+        ir.prune(gm)
+        return True
+
+    def _explained(self, node: fx.Node, module: nn.Module) -> nn.Module | None:
+        try:
+            return self._lowered(node, module)
+        except QatcError as error:
+            place = " ".join(filter(None, (str(node.target), ir.source_of(node).location)))
+            raise type(error)(error.what, where=error.where or place, remedy=error.remedy) from error
+
+    def __str__(self) -> str:
+        return f"{self.name} target={self.target.name}"
+
+    def _lowered(self, node: fx.Node, module: nn.Module) -> nn.Module | None:
+        """Return the module's form in the file; None if it stays."""
+        match module:
+            case Quantizer():
+                return LoweredQuantizer(module, self.target)
+            case FusedBatchNorm():
+                return self._batch_norm(node, module)
+            case Fused():
+                return self._layer(node, module)
+            case nn.Flatten():
+                return reshape_of(node)
+            case ops.Mean() | nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d() | nn.AdaptiveAvgPool3d():
+                return self._mean(node, module)
+            case _:
+                return None
+
+    def _layer(self, node: fx.Node, module: Fused) -> nn.Module:
+        bn = ir.referenced_module(node.kwargs.get("bn"))
+        assert bn is None or isinstance(bn, BatchNorm)
+        if module.weight_quantizer is None:
+            return FloatLayer(module, bn)
+        return LoweredLayer(module, weights_of(module, bn, _grid(node)), self.target)
+
+    def _batch_norm(self, node: fx.Node, module: FusedBatchNorm) -> nn.Module:
+        kind = ir.tensor_type(node)
+        if kind is None:
+            raise LoweringError("the shape of a BatchNorm's input is unknown", remedy="give example_inputs to prepare")
+        rank = len(kind.shape)
+        if module.weight_quantizer is None or rank not in (3, 4, 5):
+            return FloatMultiplyAdd(module, rank)
+        return LoweredBatchNorm(module, weights_of(module, None, _grid(node)), self.target, rank)
+
+    def _mean(self, node: fx.Node, module: nn.Module) -> nn.Module | None:
+        kind = ir.tensor_type(ir.tensor_inputs(node)[0])
+        if kind is None or self.target.file.mean != "GlobalAveragePool":
+            return None
+        positions = tuple(range(2, len(kind.shape)))
+        if isinstance(module, ops.Mean):
+            dims = (module.dim,) if isinstance(module.dim, int) else module.dim or ()
+            over_positions = positions and sorted(d % len(kind.shape) for d in dims) == list(positions)
+            channels = kind.shape[1] if over_positions and not module.keepdim else None
+            return GlobalAveragePool(channels) if over_positions else None
+        size = module.output_size
+        to_one = all(s == 1 for s in (size if isinstance(size, tuple | list) else (size,)))
+        return GlobalAveragePool(None) if to_one else None
+
+
+def _grid(node: fx.Node) -> Quantizer | None:
+    found = ir.referenced_module(node.kwargs.get("grid"))
+    return found if isinstance(found, Quantizer) else None
+
+
+def reshape_of(node: fx.Node) -> nn.Module | None:
+    """Return a reshape to the node's shape; None where more than the batch is unknown."""
+    kind = ir.tensor_type(node)
+    if kind is None or sum(d is None for d in kind.shape) > 1:
+        return None
+    return Reshape(tuple(-1 if d is None else d for d in kind.shape))
+
+
+def lowering_pipeline(target: Target) -> Pipeline:
+    """Return the passes from a trained graph to an exportable one."""
+    return Pipeline((DropInactive(), DropCoveredClips(), LowerModules(target)))

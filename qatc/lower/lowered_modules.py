@@ -1,0 +1,209 @@
+"""What each module of a trained graph becomes in the file: codes and scales as tensors, in operators that ONNX has."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qatc.lower import onnx_ops
+from qatc.modules.fused import BatchNorm, Fused
+from qatc.quantizers import Quantizer
+from qatc.quantizers.grid import codes, dequantize
+from qatc.spec import QuantSpec
+from qatc.targets import Target
+
+
+class LoweredQuantizer(nn.Module):
+    """QuantizeLinear and DequantizeLinear of one tensor."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, quantizer: Quantizer, target: Target) -> None:
+        super().__init__()
+        spec = quantizer.spec
+        scale, zero_point = quantizer.checked_grid(torch.empty(0))
+        self.register_buffer("scale", scale.float().clone())
+        self.register_buffer("zero_point", zero_point.to(spec.dtype))
+        self.clip_codes = spec.bits < 8 and target.file.low_bits == "clip_codes"
+        self.limits: tuple[float, float] | None = None
+        if self.clip_codes:
+            self.register_buffer("low", torch.tensor(spec.qmin, dtype=spec.dtype))
+            self.register_buffer("high", torch.tensor(spec.qmax, dtype=spec.dtype))
+        elif spec.bits < 8:
+            self.limits = representable(quantizer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x on its grid."""
+        if self.limits is not None:
+            x = torch.clamp(x, *self.limits)
+        code: Tensor = torch.ops.qatc.quantize(x, self.scale, self.zero_point)
+        if self.clip_codes:
+            code = torch.ops.qatc.clip_codes(code, self.low, self.high)
+        result: Tensor = torch.ops.qatc.dequantize(code, self.scale, self.zero_point, 1)
+        return result
+
+
+def representable(quantizer: Quantizer) -> tuple[float, float]:
+    """Return the least and greatest value on a tensor's grid."""
+    grid, spec = quantizer.checked_grid(torch.empty(0)), quantizer.spec
+    low, high = (dequantize(torch.tensor(float(code)), grid, spec) for code in (spec.qmin, spec.qmax))
+    return float(low), float(high)
+
+
+class Weights(NamedTuple):
+    """A layer's weight as codes with their grid, and its bias, in float and (on a product grid) as int32 with its step."""
+
+    codes: Tensor
+    scale: Tensor
+    spec: QuantSpec
+    bias: Tensor | None
+    bias_step: Tensor | None
+
+
+def weights_of(layer: Fused, bn: BatchNorm | None, grid: Quantizer | None) -> Weights:
+    """Return what the layer computes with in eval mode: the simulation's own weight codes and bias."""
+    folded = layer.fold(bn)
+    quantizer = layer.weight_quantizer
+    assert quantizer is not None
+    floor = layer.least_scale(folded.bias, grid)
+    scale = quantizer.checked_grid(folded.weight, folded.gain, floor).scale
+    code = codes(folded.weight.detach(), quantizer.checked_grid(folded.weight, folded.gain, floor), quantizer.spec)
+    _, bias = layer.deployed(bn, grid)
+    step = None if grid is None or bias is None else layer.bias_step(folded.weight, folded.gain, floor, grid)
+    return Weights(code, scale, quantizer.spec, None if bias is None else bias.detach(), step)
+
+
+class LoweredLayer(nn.Module):
+    """A layer with quantized weight: DequantizeLinear of its codes, of its bias where the target wants that, the op."""
+
+    weight_codes: Tensor
+    weight_scale: Tensor
+    weight_zero_point: Tensor
+    bias_codes: Tensor
+    bias_scale: Tensor
+    bias_zero_point: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: Fused, weights: Weights, target: Target) -> None:
+        super().__init__()
+        self.layer = [layer]  # in a list, since its float parameters are not part of the file
+        self.axis = weights.spec.axis or 0
+        self.activation = layer.activation
+        self.register_buffer("weight_codes", weights.codes.to(weights.spec.dtype))
+        self.register_buffer("weight_scale", weights.scale.float().clone())
+        self.register_buffer("weight_zero_point", torch.zeros(weights.scale.shape, dtype=weights.spec.dtype))
+        self.int32_bias = target.file.bias == "int32" and weights.bias_step is not None
+        if weights.bias_step is not None and self.int32_bias:
+            assert weights.bias is not None
+            step = weights.bias_step.float().expand(weights.bias.shape).clone()
+            self.register_buffer("bias_codes", torch.round(weights.bias.double() / step.double()).to(torch.int32))
+            self.register_buffer("bias_scale", step)
+            self.register_buffer("bias_zero_point", torch.zeros(step.shape, dtype=torch.int32))
+        else:
+            self.register_buffer("bias", weights.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output."""
+        y = self.compute(x, self.dequantized_weight(), self.dequantized_bias())
+        return y if self.activation is None else self.activation(y)
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Apply the torch layer."""
+        return self.layer[0].compute(x, weight, bias)
+
+    def dequantized_weight(self) -> Tensor:
+        """Return the float weight of the codes."""
+        weight: Tensor = torch.ops.qatc.dequantize(
+            self.weight_codes, self.weight_scale, self.weight_zero_point, self.axis
+        )
+        return weight
+
+    def dequantized_bias(self) -> Tensor | None:
+        """Return the float bias, on its grid."""
+        if not self.int32_bias:
+            return self.bias
+        bias: Tensor = torch.ops.qatc.dequantize(self.bias_codes, self.bias_scale, self.bias_zero_point, 0)
+        return bias
+
+
+class LoweredBatchNorm(LoweredLayer):
+    """A multiply-add per channel as a depthwise convolution of one position, which runtimes have in integers."""
+
+    def __init__(self, layer: Fused, weights: Weights, target: Target, rank: int) -> None:
+        channels = len(weights.codes)
+        shaped = weights.codes.view(channels, *[1] * (rank - 1))
+        super().__init__(layer, weights._replace(codes=shaped), target)
+        self.channels = channels
+        self.convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[rank]
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve each channel with its factor."""
+        return self.convolve(x, weight, bias, groups=self.channels)
+
+
+class FloatLayer(nn.Module):
+    """A layer left in float, its BatchNorm folded in."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: Fused, bn: BatchNorm | None) -> None:
+        super().__init__()
+        weight, bias, _ = layer.fold(bn)
+        self.layer = [layer]
+        self.activation = layer.activation
+        self.register_buffer("weight", weight.detach())
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output."""
+        y = self.layer[0].compute(x, self.weight, self.bias)
+        return y if self.activation is None else self.activation(y)
+
+
+class FloatMultiplyAdd(FloatLayer):
+    """A BatchNorm left in float: constants already in the shape that broadcasts."""
+
+    def __init__(self, layer: Fused, rank: int) -> None:
+        super().__init__(layer, None)
+        shape = (1, -1, *[1] * (rank - 2))
+        self.weight, self.bias = self.weight.view(shape), self.bias.view(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x * weight + bias."""
+        y = x * self.weight + self.bias
+        return y if self.activation is None else self.activation(y)
+
+
+class Reshape(nn.Module):
+    """A reshape to constants; -1 stands for the batch."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = list(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x reshaped."""
+        y: Tensor = torch.ops.qatc.reshape(x, self.shape)
+        return y
+
+
+class GlobalAveragePool(nn.Module):
+    """The mean over all positions, with or without the dimensions of size 1 that it leaves."""
+
+    def __init__(self, channels: int | None) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [N, C, 1, ...], or [N, C] if the number of channels was given."""
+        y: Tensor = torch.ops.qatc.global_average_pool(x)
+        return y if self.channels is None else torch.ops.qatc.reshape(y, [-1, self.channels])
+
+
+__all__ = [
+    "FloatLayer", "FloatMultiplyAdd", "GlobalAveragePool", "LoweredBatchNorm", "LoweredLayer", "LoweredQuantizer",
+    "Reshape", "representable", "weights_of", "onnx_ops",
+]  # fmt: skip

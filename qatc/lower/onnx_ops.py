@@ -1,0 +1,94 @@
+"""The few operators that the exporter must not take apart, each with the ONNX node that it becomes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from onnxscript import opset18 as onnx
+from torch import Tensor
+
+
+@torch.library.custom_op("qatc::quantize", mutates_args=())
+def quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Return codes of the zero point's type (int8 or uint8); one scale for the tensor."""
+    limits = torch.iinfo(zero_point.dtype)
+    return (torch.round(x / scale) + zero_point).clamp(limits.min, limits.max).to(zero_point.dtype)
+
+
+@quantize.register_fake
+def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    return torch.empty_like(x, dtype=zero_point.dtype)
+
+
+@torch.library.custom_op("qatc::dequantize", mutates_args=())
+def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    """Return the real values of codes; scales are 0-d, or 1-d along `axis`."""
+    shape = [-1 if d == axis else 1 for d in range(codes.dim())] if scale.dim() else []
+    return (codes - zero_point.to(torch.float32).reshape(shape)) * scale.reshape(shape)
+
+
+@dequantize.register_fake
+def _(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    return torch.empty_like(codes, dtype=scale.dtype)
+
+
+@torch.library.custom_op("qatc::clip_codes", mutates_args=())
+def clip_codes(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return codes limited to fewer bits than their type has."""
+    return codes.clamp(low, high)
+
+
+@clip_codes.register_fake
+def _(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.empty_like(codes)
+
+
+@torch.library.custom_op("qatc::reshape", mutates_args=())
+def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return x in a shape of constants, one of which may be -1."""
+    return x.reshape(shape).clone()
+
+
+@reshape.register_fake
+def _(x: Tensor, shape: Sequence[int]) -> Tensor:
+    return x.new_empty(x.reshape(shape).shape)
+
+
+@torch.library.custom_op("qatc::global_average_pool", mutates_args=())
+def global_average_pool(x: Tensor) -> Tensor:
+    """Return the mean over all positions, [N, C, 1, ...]."""
+    return x.mean(tuple(range(2, x.dim())), keepdim=True)
+
+
+@global_average_pool.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:2], *[1] * (x.dim() - 2)))
+
+
+def _quantize(x: Any, scale: Any, zero_point: Any) -> Any:
+    return onnx.QuantizeLinear(x, scale, zero_point)
+
+
+def _dequantize(codes: Any, scale: Any, zero_point: Any, axis: int) -> Any:
+    return onnx.DequantizeLinear(codes, scale, zero_point, axis=axis)
+
+
+def _clip_codes(codes: Any, low: Any, high: Any) -> Any:
+    return onnx.Clip(codes, low, high)
+
+
+def _reshape(x: Any, shape: Sequence[int]) -> Any:
+    return onnx.Reshape(x, onnx.Constant(value_ints=shape))
+
+
+def _global_average_pool(x: Any) -> Any:
+    return onnx.GlobalAveragePool(x)
+
+
+TRANSLATIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.qatc.quantize.default: _quantize,
+    torch.ops.qatc.dequantize.default: _dequantize,
+    torch.ops.qatc.clip_codes.default: _clip_codes,
+    torch.ops.qatc.reshape.default: _reshape,
+    torch.ops.qatc.global_average_pool.default: _global_average_pool,
+}
