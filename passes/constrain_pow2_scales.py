@@ -39,4 +39,5 @@ class ConstrainPow2Scales(Pass):
 
 def constrained(spec: QuantSpec) -> QuantSpec:
     """Return the spec with power-of-two scales."""
-    return replace(spec, pow2="up" if spec.upper is None else "down")
+    # An asymmetric grid ends at the clip by its zero point.
+    return replace(spec, pow2="up" if spec.upper is None or not spec.symmetric else "down")

@@ -8,7 +8,7 @@ from torch import fx, nn
 from qatc import ir
 from qatc.invariants import NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
 from qatc.modules.fused import BatchNorm, FusedBatchNorm, fused_form
-from qatc.passes.fuse_conv_bn_act import CLIPS, absorb
+from qatc.passes.fuse_conv_bn_act import CLIPS, absorb, taken_out
 from qatc.pipeline import Pass
 from qatc.rewrite import Chain, Op, Rule, apply, optional
 
@@ -46,7 +46,7 @@ def fold(gm: fx.GraphModule, bn: fx.Node, act: fx.Node | None) -> bool:
     assert fused is not None
     ir.set_module(gm, str(bn.target), fused)
     if act is not None and not shared:
-        fused.activation = gm.get_submodule(str(act.target))
+        fused.activation = taken_out(gm, act)
         absorb(gm, bn, [act])
     return True
 

@@ -1,12 +1,13 @@
 """Turn functions, operators and tensor methods into modules."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from torch import fx
+from torch import fx, nn
 
 from qatc import ir
+from qatc.errors import TraceError
 from qatc.invariants import NO_INPLACE, ONE_CALL_SITE, Invariant
 from qatc.modules.functional_forms import FORMS, Form
 from qatc.pipeline import Pass
@@ -19,7 +20,8 @@ class FunctionalToModule(Pass):
 
     Later passes then match modules alone, and each op has a name and a place for its quantizer. A call with values
     that the module cannot express stays as it is. Dropout follows `train()` and `eval()` again, whatever the flag was
-    when the model was traced.
+    when the model was traced. What read a tensor after it was overwritten reads the result; writing through a view
+    that something else reads is an error.
     """
 
     name: ClassVar[str] = "functional-to-module"
@@ -48,16 +50,11 @@ def convert(form: Form, gm: fx.GraphModule, node: fx.Node) -> bool:
         return False
     path = ir.free_path(gm, module_path(node, form.name))
     ir.set_module(gm, path, module.train(gm.training))
-    overwritten = node.args[0] if values.get("inplace") is True or overwrites(node) else None
-    with gm.graph.inserting_before(node):
-        new = gm.graph.create_node("call_module", path, tuple(tensors), computed, name=node.name)
-    ir.inherit(new, node)
-    source = ir.source_of(node)
-    ir.set_source(new, ir.Source(path, source.file, source.line))
-    node.replace_all_uses_with(new)
-    gm.graph.erase_node(node)
-    if isinstance(overwritten, fx.Node):
-        read_result_instead(overwritten, new)
+    if values.get("inplace") is True:
+        read_result_instead(tensors[0], node)
+    # The node stays itself, so that its name does.
+    node.op, node.target, node.args, node.kwargs = "call_module", path, tuple(tensors), computed
+    ir.set_source(node, replace(ir.source_of(node), path=path))
     return True
 
 
@@ -116,36 +113,92 @@ def module_path(node: fx.Node, name: str) -> str:
 
 
 def overwrites(node: fx.Node) -> bool:
-    """Say whether the call by its name changes its first argument."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    """Say whether the op changes its first argument."""
+    if node.op == "call_module":
+        return getattr(ir.module_of(node), "inplace", False) is True
+    if node.op not in ("call_function", "call_method") or is_size(node):
+        return False
+    name = call_name(node)
     inplace_name = name.endswith("_") and not name.endswith("__")
     operator_name = getattr(node.target, "__module__", "") == "_operator" and name in INPLACE_OPERATORS
-    return inplace_name or operator_name
+    return inplace_name or operator_name or node.kwargs.get("inplace") is True
 
 
-INPLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv")
-
-
-def read_result_instead(overwritten: fx.Node, result: fx.Node) -> None:
-    """Let whatever reads a tensor after it was overwritten read the result."""
-    order = {node: i for i, node in enumerate(result.graph.nodes)}
-    for user in list(overwritten.users):
-        if user is not result and order[user] > order[result]:
-            user.replace_input_with(overwritten, result)
+INPLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ipow", "ifloordiv", "imod", "iand", "ior", "ixor")
 
 
 def stop_overwriting(gm: fx.GraphModule) -> bool:
-    """Make modules with `inplace=True` write a new tensor, read by whatever read the old one afterwards."""
+    """Let what read an overwritten tensor read the result; modules with `inplace=True` write a new tensor."""
     changed = False
-    for node, module in ir.module_calls(gm):
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
-            if node.args and isinstance(node.args[0], fx.Node):
-                read_result_instead(node.args[0], node)
-            changed = True
+    for node in gm.graph.nodes:
+        if overwrites(node) and node.args:
+            changed |= read_result_instead(node.args[0], node)
+            module = ir.module_of(node)
+            if module is not None:
+                module.inplace = False  # type: ignore[assignment]
+                changed = True
     if changed:
         gm.recompile()
     return changed
+
+
+def read_result_instead(overwritten: Any, result: fx.Node) -> bool:
+    """Let whatever reads a tensor after it was overwritten read the result; say whether anything does.
+
+    Raises `TraceError` where its memory is read afterwards under another name.
+    """
+    if not isinstance(overwritten, fx.Node):
+        return False
+    order = {node: i for i, node in enumerate(result.graph.nodes)}
+    for other in same_memory(overwritten) - {overwritten, result}:
+        for reader in other.users:
+            if order[reader] > order[result]:
+                raise TraceError(
+                    f"%{result.name} overwrites %{overwritten.name}, and %{reader.name} reads the same memory as "
+                    f"%{other.name}",
+                    where=str(ir.source_of(result)),
+                    remedy="write the result to a new tensor: relu instead of relu_, x = x + y instead of x += y",
+                )
+    later = [user for user in overwritten.users if order[user] > order[result]]
+    for user in later:
+        user.replace_input_with(overwritten, result)
+    return bool(later)
+
+
+def same_memory(node: fx.Node) -> set[fx.Node]:
+    """Return the nodes whose tensors may share the node's memory: what it is a view of, and views of that."""
+    found, top = {node}, node
+    while is_view(top) and isinstance(top.args[0], fx.Node):
+        several, top = call_name(top.args[0]) in GIVE_SEVERAL, top.args[0]
+        found |= {top} if several else views_of(top)  # the other parts of a split are other memory
+    return found | views_of(node)
+
+
+def views_of(node: fx.Node) -> set[fx.Node]:
+    """Return the node, and the views of it and of them."""
+    return {node}.union(*(views_of(user) for user in node.users if is_view(user) and user.args[:1] == (node,)))
+
+
+def is_view(node: fx.Node) -> bool:
+    """Say whether the node's tensor may be another form of its first argument's memory."""
+    if node.op == "call_module":
+        return ir.module_of(node, VIEW_MODULES) is not None
+    return node.op in ("call_function", "call_method") and call_name(node) in VIEWS and not is_size(node)
+
+
+def call_name(node: fx.Node) -> str:
+    """Return the name of the function or method that the node calls."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+# Functions and methods that give several tensors in a tuple.
+GIVE_SEVERAL = frozenset({"chunk", "split", "tensor_split", "unbind"})
+VIEWS = GIVE_SEVERAL | {
+    "contiguous", "detach", "diagonal", "dropout", "expand", "expand_as", "flatten", "getattr", "getitem", "moveaxis",
+    "movedim", "narrow", "permute", "reshape", "select", "squeeze", "swapaxes", "swapdims", "t", "to", "transpose",
+    "unflatten", "unfold", "unsqueeze", "view", "view_as",
+}  # fmt: skip
+VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 
 
 def _rule(form: Form) -> Rule:

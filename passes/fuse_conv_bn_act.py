@@ -44,10 +44,17 @@ def fuse(gm: fx.GraphModule, layer: fx.Node, bn: fx.Node | None, act: fx.Node | 
     if bn is not None:
         layer.kwargs = {**layer.kwargs, "bn": ir.module_reference(gm, str(bn.target), layer)}
     if act is not None:
-        fused.activation = gm.get_submodule(str(act.target))
+        fused.activation = taken_out(gm, act)
     ir.set_module(gm, str(layer.target), fused)
     absorb(gm, layer, [bn, act])
     return True
+
+
+def taken_out(gm: fx.GraphModule, node: fx.Node) -> nn.Module:
+    """Return the module that the node calls, removed from its place in the model."""
+    module = gm.get_submodule(str(node.target))
+    gm.delete_submodule(str(node.target))
+    return module
 
 
 def absorb(gm: fx.GraphModule, into: fx.Node, chain: list[fx.Node | None]) -> None:

@@ -10,9 +10,9 @@ from torch import fx
 
 from qatc import ir
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
-from qatc.modules.fused import Fused, FusedBatchNorm, fused_form
+from qatc.modules.fused import FusedBatchNorm, fused_form
 from qatc.modules.kinds import op_kind, output_range
-from qatc.passes.functional_to_module import is_size
+from qatc.passes.functional_to_module import GIVE_SEVERAL, call_name, is_size
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
 from qatc.spec import Layer, LayerConfig, QConfig, QuantSpec
@@ -71,6 +71,8 @@ class _Placement:
                 ir.set_why_float(node, "")
             elif self.rules[node].reason:
                 ir.set_why_float(node, ir.why_float(node) or self.rules[node].reason)
+            elif self.rules[node].inputs == "skip" and self._raw_branch(node) is None:
+                ir.set_why_float(node, "no quantized convolution in front takes the sum in")
             elif self._quantizes_weight(node):
                 self._quantize_weight(node)
         ir.prune(self.gm)
@@ -219,10 +221,6 @@ KEEPS_SIGN = frozenset(
 )
 
 
-# Functions and methods that give several tensors in a tuple.
-GIVE_SEVERAL = frozenset({"chunk", "split", "tensor_split", "unbind"})
-
-
 def _quantizer_path(tensor: fx.Node) -> str:
     path = str(tensor.target) if tensor.op in ("placeholder", "call_module") else _scoped_name(tensor)
     return f"{path.lstrip('*')}_q"
@@ -239,7 +237,7 @@ def _is_float(node: fx.Node) -> bool:
     if kind is not None:
         return kind.dtype.is_floating_point
     typed = any(ir.tensor_type(n) is not None for n in node.graph.nodes)
-    return not (typed or is_size(node) or getattr(node.target, "__name__", node.target) in GIVE_SEVERAL)
+    return not (typed or is_size(node) or call_name(node) in GIVE_SEVERAL)
 
 
 def _batch_norm_of(node: fx.Node) -> Any:

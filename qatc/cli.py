@@ -127,5 +127,3 @@ def _guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namesp
     except KeyboardInterrupt:
         print("qatc: interrupted; nothing was written", file=sys.stderr)
         return 130
-
-

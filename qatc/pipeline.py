@@ -57,15 +57,17 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         known: set[Invariant] = set()
+        broken: dict[Invariant, str] = {}
         for position, step in enumerate(self.passes):
             for needed in step.requires:
                 if needed not in known:
+                    why = f"which {broken[needed]!r} breaks" if needed in broken else "which no earlier pass ensures"
                     raise PassOrderError(
-                        f"pass {step.name!r} (position {position}) requires {needed.name!r}, "
-                        "which no earlier pass ensures",
-                        remedy=self._remedy(needed, step),
+                        f"pass {step.name!r} (position {position}) requires {needed.name!r}, {why}",
+                        remedy=self._remedy(needed, step, broken.get(needed)),
                     )
             known = (known - set(step.breaks)) | set(step.ensures)
+            broken |= dict.fromkeys(step.breaks, step.name)
 
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)
@@ -90,7 +92,9 @@ class Pipeline:
             if step.name == until:
                 return
 
-    def _remedy(self, needed: Invariant, step: Pass) -> str:
+    def _remedy(self, needed: Invariant, step: Pass, breaker: str | None) -> str:
+        if breaker is not None:
+            return f"move {step.name!r} before {breaker!r}"
         providers = [p.name for p in self.passes if needed in p.ensures]
         return (
             f"move {providers[0]!r} before {step.name!r}" if providers else f"add a pass that ensures {needed.name!r}"

@@ -6,6 +6,7 @@
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ def format_node(node: fx.Node, *, locations: bool = True) -> str:
     if module is not None:
         text += "".join(f"  {part}" for part in (_attributes(module), describe_quant(module)) if part)
     source = source_of(node)
+    if module is not None:
+        source = replace(source, path=str(node.target))  # a second call site has a path of its own
     comment = str(source) if locations else source.path
     return f"{text}  # {comment}" if comment else text
 

@@ -65,8 +65,8 @@ def _is_op(node: fx.Node) -> bool:
 def _row(node: fx.Node) -> ReportRow:
     module = ir.module_of(node)
     weight = getattr(module, "weight_quantizer", None)
-    inputs = [_grid(tensor) for tensor in ir.tensor_inputs(node)]
-    reason = "" if ir.fused_into(node) else ir.why_float(node) or _float_reason(node, inputs)
+    inputs = _grids(node)
+    reason = _float_reason(node)
     name = str(node.target) if module is not None else str(ir.source_of(node))
     return ReportRow(
         name=name,
@@ -78,9 +78,9 @@ def _row(node: fx.Node) -> ReportRow:
     )
 
 
-def _grid(tensor: fx.Node) -> str:
-    source = ir.grid_source(tensor)
-    return "float" if source is None else _own_grid(source)
+def _grids(node: fx.Node) -> list[str]:
+    sources = map(ir.grid_source, ir.tensor_inputs(node))
+    return ["float" if source is None else _own_grid(source) for source in sources]
 
 
 def _own_grid(node: fx.Node) -> str:
@@ -88,8 +88,12 @@ def _own_grid(node: fx.Node) -> str:
     return "" if quantizer is None else str(quantizer.spec)
 
 
-def _float_reason(node: fx.Node, inputs: list[str]) -> str:
+def _float_reason(node: fx.Node) -> str:
+    if ir.fused_into(node):  # it is what the op that it is fused into is
+        return _float_reason(ir.tensor_inputs(node)[0])
+    if ir.why_float(node):
+        return ir.why_float(node)
     if node.op != "call_module":
         return "not an op that qatc knows"
-    on_grid = [grid for grid in inputs if grid != "float"]
-    return "" if on_grid or not inputs else "none of its inputs is on a grid"
+    inputs = _grids(node)
+    return "none of its inputs is on a grid" if inputs and set(inputs) == {"float"} else ""

@@ -4,6 +4,7 @@ The only file that knows how the graph is made.
 """
 
 import copy
+import operator
 import sys
 import traceback
 from collections.abc import Sequence
@@ -50,8 +51,13 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Fused | Quantizer) or super().is_leaf_module(m, module_qualified_name)
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        if kind == "call_module" and not args[0] and "input" in args[1]:  # layer(input=x): passes read the first argument
+        if (
+            kind == "call_module" and not args[0] and "input" in args[1]
+        ):  # layer(input=x): passes read the first argument
             named = dict(args[1])
             args = ((named.pop("input"),), named, *args[2:])
         node = super().create_node(kind, target, *args, **kwargs)
@@ -60,6 +66,22 @@ class _Tracer(fx.Tracer):
         where = (Path(frame.f_code.co_filename).name, frame.f_lineno) if frame and kind != "placeholder" else ("", 0)
         set_source(node, Source(str(path), *where))
         return node
+
+
+class _Proxy(fx.Proxy):
+    """A proxy for which `x += y` is what it is, an op that overwrites x (fx records `x + y`)."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
 
 def _user_frame(frame: FrameType | None) -> FrameType | None:
@@ -72,6 +94,12 @@ def _user_frame(frame: FrameType | None) -> FrameType | None:
 def _explained(error: Exception, model: nn.Module) -> TraceError:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*_INTERNAL, "<"))]
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+    if isinstance(error, TypeError) and "item assignment" in str(error):
+        return TraceError(
+            f"{type(model).__name__} cannot be traced: it assigns to a part of a tensor",
+            where=place,
+            remedy="build the tensor with torch.where, torch.cat or torch.stack instead",
+        )
     depends_on_data = isinstance(error, fx.proxy.TraceError) or "Proxy" in str(error)
     if depends_on_data:
         return TraceError(

@@ -33,7 +33,7 @@ def export(gm: fx.GraphModule, inputs: Sequence[Tensor], opset: int) -> onnx_ir.
     try:
         with _quiet():
             program = torch.onnx.export(
-                gm, tuple(inputs), dynamo=True, optimize=False, verbose=False, opset_version=opset,
+                gm, tuple(inputs), dynamo=True, optimize=False, verbose=False, opset_version=max(opset, _EXPORTED),
                 dynamic_shapes=shapes, custom_translation_table=TRANSLATIONS, input_names=names[: len(inputs)],
                 output_names=output_names(gm),
             )  # fmt: skip
@@ -124,17 +124,44 @@ def _unique(name: str, seen: Counter[str]) -> str:
     return name if seen[name] == 1 else f"{name}_{seen[name] - 1}"
 
 
-def finished(model: onnx_ir.Model, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Return the checked file content, with shapes inferred."""
-    model.metadata_props.update(metadata)
+def finished(model: onnx_ir.Model, opset: int, metadata: dict[str, str]) -> onnx.ModelProto:
+    """Return the checked file content of that opset, with shapes inferred."""
     model.producer_name = "qatc"
     proto: onnx.ModelProto = onnx_ir.to_proto(model)
+    if opset < _EXPORTED:
+        proto = downgraded(proto, opset)
+    onnx.helper.set_model_props(proto, metadata)
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
     try:
         onnx.checker.check_model(proto, full_check=True)
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
     except Exception as error:
         raise LoweringError(f"the lowered graph is not valid ONNX: {_first_line(error)}") from error
     return inferred
+
+
+def downgraded(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Return the model in an older opset than the exporter writes; a `LoweringError` where an op has no older form."""
+    try:
+        older = onnx.version_converter.convert_version(proto, max(opset, _LEAST_CONVERTED))
+        if opset < _LEAST_CONVERTED:
+            # Of what 14 changed in the ops that it shares with 13, only types and defaults are more: the check that
+            # follows finds any op that 13 does not have.
+            older.opset_import[0].version = opset
+            for node in older.graph.node:
+                for attribute in [a for a in node.attribute if a.name == "allowzero" and a.i == 0]:
+                    node.attribute.remove(attribute)
+        onnx.checker.check_model(older, full_check=True)
+    except Exception as error:
+        raise LoweringError(
+            f"the model cannot be written in opset {opset}: {_first_line(error)}", remedy="choose a higher --opset"
+        ) from error
+    return older
+
+
+# The oldest opset that torch's exporter writes itself, and the oldest that onnx's converter has all its adapters for.
+_EXPORTED = 18
+_LEAST_CONVERTED = 14
 
 
 @contextlib.contextmanager

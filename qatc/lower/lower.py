@@ -79,7 +79,7 @@ def lowered_proto(
         dumps.start(gm)
     lowering_pipeline(chosen).run(gm, () if dumps is None else (dumps,))
     onnx_model = export(fx.GraphModule(gm, gm.graph), inputs, opset)
-    proto = finished(onnx_model, {"qatc.target": chosen.name})
+    proto = finished(onnx_model, opset, {"qatc.target": chosen.name})
     findings = lint(proto, chosen.lint)
     errors = [str(f) for f in findings if f.severity == "error"]
     if errors:

@@ -19,7 +19,7 @@ from qatc.lower.lowered_modules import (
     weights_of,
 )
 from qatc.modules import ops
-from qatc.modules.fused import BatchNorm, Fused, FusedBatchNorm
+from qatc.modules.fused import BatchNorm, Fused, FusedBatchNorm, fused_form
 from qatc.modules.kinds import output_range
 from qatc.pipeline import Pass, Pipeline
 from qatc.quantizers import Quantizer
@@ -121,6 +121,8 @@ class LowerModules(Pass):
                 return self._batch_norm(node, module)
             case Fused():
                 return self._layer(node, module)
+            case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() | nn.Linear():
+                return self._layer(node, form) if (form := fused_form(module)) else None
             case nn.Flatten():
                 return reshape_of(node)
             case ops.Mean() | nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d() | nn.AdaptiveAvgPool3d():
@@ -132,7 +134,8 @@ class LowerModules(Pass):
         bn = ir.referenced_module(node.kwargs.get("bn"))
         assert bn is None or isinstance(bn, BatchNorm)
         if module.weight_quantizer is None:
-            return FloatLayer(module, bn)
+            between_grids = ir.grid_source(node.args[0]) and any(ir.module_of(user, Quantizer) for user in node.users)
+            return FloatLayer(module, bn, guarded=bool(between_grids) and self.target.file.guard_float)
         return LoweredLayer(module, weights_of(module, bn, _grid(node)), self.target)
 
     def _batch_norm(self, node: fx.Node, module: FusedBatchNorm) -> nn.Module:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from qatc.lower import onnx_ops
 from qatc.modules.fused import BatchNorm, Fused
 from qatc.quantizers import Quantizer
+from qatc.quantizers.fake_quantize import bias_codes, snap
 from qatc.quantizers.grid import codes, dequantize
 from qatc.spec import QuantSpec
 from qatc.targets import Target
@@ -53,7 +54,7 @@ def representable(quantizer: Quantizer) -> tuple[float, float]:
 
 
 class Weights(NamedTuple):
-    """A layer's weight as codes with their grid, and its bias, in float and (on a product grid) as int32 with its step."""
+    """A layer's weight as codes with their grid, its float bias, and the step of that bias's codes if it has a grid."""
 
     codes: Tensor
     scale: Tensor
@@ -68,11 +69,11 @@ def weights_of(layer: Fused, bn: BatchNorm | None, grid: Quantizer | None) -> We
     quantizer = layer.weight_quantizer
     assert quantizer is not None
     floor = layer.least_scale(folded.bias, grid)
-    scale = quantizer.checked_grid(folded.weight, folded.gain, floor).scale
-    code = codes(folded.weight.detach(), quantizer.checked_grid(folded.weight, folded.gain, floor), quantizer.spec)
-    _, bias = layer.deployed(bn, grid)
+    weight_grid = quantizer.checked_grid(folded.weight, folded.gain, floor)
+    code = codes(folded.weight.detach(), weight_grid, quantizer.spec)
+    bias = None if folded.bias is None else folded.bias.detach()
     step = None if grid is None or bias is None else layer.bias_step(folded.weight, folded.gain, floor, grid)
-    return Weights(code, scale, quantizer.spec, None if bias is None else bias.detach(), step)
+    return Weights(code, weight_grid.scale, quantizer.spec, bias, step)
 
 
 class LoweredLayer(nn.Module):
@@ -98,11 +99,12 @@ class LoweredLayer(nn.Module):
         if weights.bias_step is not None and self.int32_bias:
             assert weights.bias is not None
             step = weights.bias_step.float().expand(weights.bias.shape).clone()
-            self.register_buffer("bias_codes", torch.round(weights.bias.double() / step.double()).to(torch.int32))
+            self.register_buffer("bias_codes", bias_codes(weights.bias, step).to(torch.int32))
             self.register_buffer("bias_scale", step)
             self.register_buffer("bias_zero_point", torch.zeros(step.shape, dtype=torch.int32))
         else:
-            self.register_buffer("bias", weights.bias)
+            bias, grid_step = weights.bias, weights.bias_step
+            self.register_buffer("bias", bias if bias is None or grid_step is None else snap(bias, grid_step))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output."""
@@ -144,13 +146,17 @@ class LoweredBatchNorm(LoweredLayer):
 
 
 class FloatLayer(nn.Module):
-    """A layer left in float, its BatchNorm folded in."""
+    """A layer left in float, its BatchNorm folded in.
+
+    `guarded` puts an op behind it that changes nothing, for runtimes that would quantize a float layer by themselves.
+    """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, layer: Fused, bn: BatchNorm | None) -> None:
+    def __init__(self, layer: Fused, bn: BatchNorm | None, *, guarded: bool = False) -> None:
         super().__init__()
+        self.guarded = guarded
         weight, bias, _ = layer.fold(bn)
         self.layer = [layer]
         self.activation = layer.activation
@@ -160,6 +166,8 @@ class FloatLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output."""
         y = self.layer[0].compute(x, self.weight, self.bias)
+        if self.guarded:
+            y = F.leaky_relu(y, 1.0)
         return y if self.activation is None else self.activation(y)
 
 

@@ -5,7 +5,7 @@ modules arrives as an argument, so the graph shows it: the BatchNorm (`bn`), and
 which with the weight's scale gives the grid of the bias.
 """
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from qatc.errors import QatcError
 from qatc.quantizers.base import Quantizer
-from qatc.quantizers.fake_quantize import snap
-from qatc.quantizers.grid import BIAS_CODES, per_channel
+from qatc.quantizers.fake_quantize import bias_codes, snap
+from qatc.quantizers.grid import BIAS_CODES, codes, per_channel
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 T = TypeVar("T", bound="Fused")
@@ -39,6 +39,7 @@ class Fused(nn.Module):
     """Behaviour that the fused layers share; mixed into a torch layer."""
 
     channel_axis = 0
+    output_axis = 1
     weight: Any  # a Tensor; torch's layers declare theirs in ways that a mixin cannot repeat
     bias: Any  # a Tensor or None
 
@@ -62,6 +63,8 @@ class Fused(nn.Module):
         """Return the layer's output; batch statistics while training and not frozen, running ones otherwise."""
         if bn is not None and self.training and not self.bn_frozen:
             y = bn(self.compute(x, self.unfolded_weight(bn), self.bias))
+        elif self.runs_on_codes(grid):
+            y = self.on_codes(x, bn, grid)
         else:
             weight, bias = self.deployed(bn, grid)
             y = self.compute(x, weight, bias)
@@ -117,6 +120,31 @@ class Fused(nn.Module):
             return quantized, bias
         return quantized, snap(bias, self.bias_step(weight, gain, floor, grid))
 
+    def runs_on_codes(self, grid: Quantizer | None) -> TypeGuard[Quantizer]:
+        """Say whether this call only evaluates, with everything quantized."""
+        quantizer = self.weight_quantizer
+        if self.training or torch.is_grad_enabled() or quantizer is None or not quantizer.enabled or grid is None:
+            return False
+        return quantizer.ready and grid.ready and grid.enabled and not grid.recording
+
+    def on_codes(self, x: Tensor, bn: BatchNorm | None, grid: Quantizer) -> Tensor:
+        """Return the layer's output before the activation, summed over integer codes as a device does.
+
+        Sums of codes are exact in float32 below 2**24, whatever the order of summation, so an evaluation gives the same
+        bits on every machine; only one product with the step rounds.
+        """
+        weight, bias, gain = self.fold(bn)
+        assert self.weight_quantizer is not None
+        spec = self.weight_quantizer.spec
+        weight_grid = self.weight_quantizer.grid(weight, gain, self.least_scale(bias, grid))
+        scale = self.input_scale(grid)
+        with torch.autocast(x.device.type, enabled=False):
+            total = self.compute(torch.round(x.float() / scale), codes(weight, weight_grid, spec), None)
+        step = weight_grid.scale * scale
+        if bias is not None:
+            total = total + per_channel(bias_codes(bias, step), total, self.output_axis)
+        return (total * per_channel(step, total, self.output_axis)).to(x.dtype)
+
     def least_scale(self, bias: Tensor | None, grid: Quantizer | None) -> Tensor | None:
         """Return the weight scale below which the bias would not fit 32 bits; None where there is no bias grid."""
         if bias is None or grid is None or not grid.ready or not grid.enabled or grid.recording:
@@ -140,6 +168,8 @@ class Fused(nn.Module):
 class FusedConv1d(Fused, nn.Conv1d):
     """Conv1d [+ BatchNorm][+ activation]."""
 
+    output_axis = -2
+
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve, with the layer's own padding mode."""
         y: Tensor = self._conv_forward(x, weight, bias)
@@ -148,6 +178,8 @@ class FusedConv1d(Fused, nn.Conv1d):
 
 class FusedConv2d(Fused, nn.Conv2d):
     """Conv2d [+ BatchNorm][+ activation]."""
+
+    output_axis = -3
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve, with the layer's own padding mode."""
@@ -158,6 +190,8 @@ class FusedConv2d(Fused, nn.Conv2d):
 class FusedConv3d(Fused, nn.Conv3d):
     """Conv3d [+ BatchNorm][+ activation]."""
 
+    output_axis = -4
+
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve, with the layer's own padding mode."""
         y: Tensor = self._conv_forward(x, weight, bias)
@@ -166,6 +200,8 @@ class FusedConv3d(Fused, nn.Conv3d):
 
 class FusedLinear(Fused, nn.Linear):
     """Linear [+ BatchNorm][+ activation]."""
+
+    output_axis = -1
 
     def forward(self, x: Tensor, bn: BatchNorm | None = None, grid: Quantizer | None = None) -> Tensor:
         """Return the layer's output; a BatchNorm is of its channels only where they are dimension 1."""
@@ -191,6 +227,8 @@ class FusedBatchNorm(Fused, BatchNorm):
         """Return the normalized input; batch statistics while training and not frozen."""
         if self.training and not self.bn_frozen:
             y = nn.modules.batchnorm._BatchNorm.forward(self, x)
+        elif self.runs_on_codes(grid):
+            y = self.on_codes(x, None, grid)
         else:
             y = self.compute(x, *self.deployed(None, grid))
         return self.activated(y)
@@ -204,8 +242,8 @@ class FusedBatchNorm(Fused, BatchNorm):
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply and add per channel (dimension 1)."""
-        assert bias is not None
-        return x * per_channel(weight, x, 1) + per_channel(bias, x, 1)
+        y = x * per_channel(weight, x, 1)
+        return y if bias is None else y + per_channel(bias, x, 1)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:

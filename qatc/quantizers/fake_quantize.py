@@ -86,7 +86,15 @@ def straight_through(source: Tensor, value: Tensor) -> Tensor:
     return result
 
 
-def snap(x: Tensor, step: Tensor, limit: float = 2.0**31 - 128) -> Tensor:
-    """Return x rounded to multiples of `step` (same shape): how an int32 bias on its grid reads in float."""
-    step = step.detach()
-    return straight_through(x, (x.detach().float() / step).round_().clamp_(-limit, limit).mul_(step).to(x.dtype))
+# The largest float32 that fits 32 bits.
+_LARGEST_BIAS_CODE = 2.0**31 - 128
+
+
+def bias_codes(bias: Tensor, step: Tensor) -> Tensor:
+    """Return the int32 codes of a bias, as float32."""
+    return (bias.detach().float() / step.detach()).round_().clamp_(-_LARGEST_BIAS_CODE, _LARGEST_BIAS_CODE)
+
+
+def snap(bias: Tensor, step: Tensor) -> Tensor:
+    """Return the bias rounded to multiples of `step` (same shape, or 0-d): how its int32 codes read in float."""
+    return straight_through(bias, bias_codes(bias, step).mul_(step.detach()).to(bias.dtype))

@@ -35,9 +35,23 @@ def grid_from_range(low: Tensor, high: Tensor, spec: QuantSpec, floor: Tensor | 
     else:
         scale = (high - low) / (spec.qmax - spec.qmin)
     scale = finish_scale(scale, spec, floor)
-    if spec.symmetric:
-        return Grid(scale, torch.zeros_like(scale))
-    return Grid(scale, finish_zero_point(spec.qmin - low / scale, spec))
+    zero_point = torch.zeros_like(scale)
+    if not spec.symmetric:
+        # A scale rounded to a power of two leaves room at one end: the lower one where the upper one is bounded.
+        zero_point = spec.qmin - low / scale if spec.upper is None else spec.qmax - high / scale
+        zero_point = finish_zero_point(zero_point, spec)
+    return Grid(within_clip(scale, zero_point, spec), zero_point)
+
+
+def within_clip(scale: Tensor, zero_point: Tensor, spec: QuantSpec) -> Tensor:
+    """Return the scale, made smaller where the grid would end above the value that its producer clips at."""
+    if spec.upper is None:
+        return scale
+    steps = spec.qmax - zero_point
+    limit = spec.upper / steps.clamp(min=1.0)
+    # The quotient may have been rounded up, and runtimes compare in float32.
+    limit = torch.where(limit * steps > spec.upper, torch.nextafter(limit, torch.zeros_like(limit)), limit)
+    return torch.minimum(scale, power_of_two(limit, "down") if spec.pow2 else limit)
 
 
 def finish_scale(scale: Tensor, spec: QuantSpec, floor: Tensor | None = None) -> Tensor:
@@ -52,7 +66,7 @@ def finish_zero_point(zero_point: Tensor, spec: QuantSpec) -> Tensor:
     """Return the zero point as a code; even where scales are powers of two.
 
     Kernels that add the zero point before rounding break ties differently from ONNX if it is odd. With an upper bound
-    it is rounded up: the grid then begins lower, but does not end above the bound.
+    it is rounded up: the grid then does not end above the bound.
     """
     step = 2 if spec.pow2 else 1
     rounded = torch.round(zero_point / step) if spec.upper is None else torch.ceil(zero_point / step)

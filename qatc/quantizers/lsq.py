@@ -7,8 +7,19 @@ from torch import Tensor, nn
 
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import fake_quantize_learned, straight_through
-from qatc.quantizers.grid import MIN_SCALE, Grid, finish_scale, finish_zero_point, grid_from_range, range_of
+from qatc.quantizers.grid import (
+    MIN_SCALE,
+    Grid,
+    finish_scale,
+    finish_zero_point,
+    grid_from_range,
+    range_of,
+    within_clip,
+)
 from qatc.spec import QuantSpec
+
+# Keeps the step finite.
+MAX_LOG2_SCALE = 40.0
 
 
 class _Learned(Quantizer):
@@ -18,6 +29,10 @@ class _Learned(Quantizer):
     """
 
     log2_scale: nn.Parameter
+
+    def step(self) -> Tensor:
+        """Return the learned step; finite, however far the optimizer went."""
+        return torch.exp2(self.log2_scale.float().clamp(max=MAX_LOG2_SCALE))
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Return x fake-quantized; the step learns."""
@@ -32,11 +47,7 @@ class _Learned(Quantizer):
 
 def _learned_scale(scale: Tensor, zero_point: Tensor, spec: QuantSpec, floor: Tensor | None) -> Tensor:
     """Return the scale as the spec allows it; the gradient passes straight through its roundings and bounds."""
-    finished = finish_scale(scale.detach(), spec, floor)
-    if spec.upper is not None:
-        limit = spec.upper / (spec.qmax - zero_point).clamp(min=1.0)
-        finished = torch.minimum(finished, finish_scale(limit, spec))
-    return straight_through(scale, finished)
+    return straight_through(scale, within_clip(finish_scale(scale.detach(), spec, floor), zero_point, spec))
 
 
 def initial_step(magnitude: Tensor, spec: QuantSpec) -> Tensor:
@@ -73,7 +84,7 @@ class WeightLSQ(_Learned):
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the learned step, taken to the folded weight by `gain` where there is one per channel."""
-        scale = torch.exp2(self.log2_scale.float())
+        scale = self.step()
         if gain is not None and self.spec.axis is not None:
             scale = scale * gain
         zero_point = torch.zeros_like(scale)
@@ -130,7 +141,7 @@ class LSQ(_Learned):
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the learned step and the recorded zero point."""
         zero_point = finish_zero_point(self.zero_point, self.spec)
-        return Grid(_learned_scale(torch.exp2(self.log2_scale.float()), zero_point, self.spec, floor), zero_point)
+        return Grid(_learned_scale(self.step(), zero_point, self.spec, floor), zero_point)
 
     def _state(self) -> list[Tensor]:
         return [self.log2_scale]

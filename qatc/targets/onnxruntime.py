@@ -53,6 +53,7 @@ ONNXRUNTIME = Target(
         "Mul": frozenset({"Relu", "Clip"}),
         "Concat": frozenset({"Relu", "Clip"}),
     },
-    file=FileRule(opset=(13, 21, 18), bias="int32", low_bits="clip_codes", mean="GlobalAveragePool"),
+    # WeightBiasQuantization gives float weights between DQ and Q scales of its own (1.31: 13 % of the codes changed).
+    file=FileRule((13, 21, 18), bias="int32", low_bits="clip_codes", mean="GlobalAveragePool", guard_float=True),
     verify=VerifyRule(level="extended", differing=1e-5),
 )

@@ -1,0 +1,152 @@
+"""The commands: what they print, what they write, and what they say of bad input."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import qatc
+from qatc.cli import lower_main, main
+from tests.lower.networks import calibrated, data, everything
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.pt"
+    qatc.save(calibrated("onnxruntime", "w8a8"), path)
+    return path
+
+
+def run(*args: object) -> int:
+    return lower_main([str(a) for a in args])
+
+
+def test_lowers_and_verifies(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "x.npz", x=data().numpy())
+    out = tmp_path / "out.onnx"
+    assert run(checkpoint, "--target", "onnxruntime", "-o", out, "--verify", tmp_path / "x.npz") == 0
+    printed = capsys.readouterr().out
+    assert "verified" in printed.splitlines()[-1]
+    assert "wrote" in printed
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+
+
+def test_lints_for_tensorrt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    qatc.save(calibrated("tensorrt", "w8a8"), tmp_path / "model.pt")
+    assert run(tmp_path / "model.pt", "--target", "tensorrt") == 0
+    assert "lint: 24 rules of tensorrt: 0 errors" in capsys.readouterr().out
+    assert (tmp_path / "model.onnx").exists()
+
+
+def test_qatc_lower_is_the_same_command(checkpoint: Path, tmp_path: Path) -> None:
+    assert main(["lower", str(checkpoint), "-o", str(tmp_path / "a.onnx")]) == 0
+    assert run(checkpoint, "-o", tmp_path / "b.onnx") == 0
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "qatc", "lower", "--help"], capture_output=True, text=True, check=True)
+    assert "example:" in done.stdout
+    assert "exit codes:" in done.stdout
+
+
+def test_dumps(checkpoint: Path, tmp_path: Path) -> None:
+    assert run(checkpoint, "-o", tmp_path / "a.onnx", "--dump-dir", tmp_path / "dumps", "--opset", 17) == 0
+    assert (tmp_path / "dumps" / "03-lower-modules.txt").exists()
+    assert onnx.load(tmp_path / "a.onnx").opset_import[0].version == 17
+
+
+class Bad:
+    """Ways to call the command wrongly: what to do to the checkpoint, further arguments, what the error must say."""
+
+    @staticmethod
+    def uncalibrated(path: Path) -> None:
+        qatc.save(qatc.prepare(everything(), data()), path)
+
+    @staticmethod
+    def nan(path: Path) -> None:
+        model = qatc.load(path)
+        with torch.no_grad():
+            model.get_parameter("body.weight")[0] = float("nan")
+        qatc.save(model, path)
+
+    @staticmethod
+    def infinite_range(path: Path) -> None:
+        model = qatc.load(path)
+        model.get_submodule("x_q").high.fill_(float("inf"))  # type: ignore[operator,union-attr]
+        qatc.save(model, path)
+
+    @staticmethod
+    def pickled(path: Path) -> None:
+        torch.save(everything(), path)
+
+    @staticmethod
+    def truncated(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[:2000])
+
+    @staticmethod
+    def text(path: Path) -> None:
+        path.write_text("not a model")
+
+    @staticmethod
+    def missing(path: Path) -> None:
+        path.unlink()
+
+    @staticmethod
+    def untouched(path: Path) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "said"),
+    [
+        (Bad.missing, [], "model.pt"),
+        (Bad.truncated, [], "model.pt"),
+        (Bad.text, [], "model.pt"),
+        (Bad.pickled, [], "--trust-pickle"),
+        (Bad.uncalibrated, [], "qatc.calibrate"),
+        (Bad.nan, [], "body.weight"),
+        (Bad.infinite_range, [], "x_q"),
+        (Bad.untouched, ["--target", "tensorrrt"], "'tensorrt'"),
+        (Bad.untouched, ["--target", "tensorrt"], "prepared and trained for onnxruntime"),
+        (Bad.untouched, ["--opset", "7"], "opset 7"),
+        (Bad.untouched, ["-o", "/nowhere/at/all.onnx"], "/nowhere/at/all.onnx"),
+        (Bad.untouched, ["-o", "/"], "folder"),
+        (Bad.untouched, ["--verify", "missing.npz"], "missing.npz"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    spoil: object, arguments: list[str], said: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert callable(spoil)
+    spoil(checkpoint)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    assert run(checkpoint, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("qatc: error: ")
+    assert said in error
+    assert "Traceback" not in error
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"image": np.zeros((2, 3, 16, 16), np.float32)}, "['image']"),
+        ({"x": np.zeros((2, 3, 8, 8), np.float32)}, "[2, 3, 8, 8]"),
+        ({"x": np.zeros((2, 3, 16, 16), np.float64)}, "float64"),
+        ({"x": np.zeros((0, 3, 16, 16), np.float32)}, "no"),
+        ({"x": np.full((2, 3, 16, 16), np.nan, np.float32)}, "NaN"),
+    ],
+)
+def test_verify_data_that_does_not_fit(
+    arrays: dict[str, np.ndarray], said: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
+    assert run(checkpoint, "--verify", tmp_path / "x.npz") == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "model.onnx").exists()
