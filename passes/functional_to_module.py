@@ -9,6 +9,7 @@ from torch import fx, nn
 from qatc import ir
 from qatc.errors import TraceError
 from qatc.invariants import NO_INPLACE, ONE_CALL_SITE, Invariant
+from qatc.modules import ops
 from qatc.modules.functional_forms import FORMS, Form
 from qatc.pipeline import Pass
 from qatc.rewrite import Call, Rule, apply
@@ -31,7 +32,11 @@ class FunctionalToModule(Pass):
     def run(self, gm: fx.GraphModule) -> bool:
         """Rewrite the graph; return whether anything changed."""
         stopped = stop_overwriting(gm)
-        return bool(apply(gm, RULES)) or stopped
+        changed = bool(apply(gm, RULES)) or stopped
+        for node in gm.graph.nodes:
+            if node.op in ("call_function", "call_method") and may_be_tensor(node):
+                ir.set_why_float(node, "not an op that qatc knows")
+        return changed
 
 
 def convert(form: Form, gm: fx.GraphModule, node: fx.Node) -> bool:
@@ -68,6 +73,8 @@ def bind(form: Form, node: fx.Node) -> tuple[list[Any], dict[str, Any]] | None:
         args.append(kwargs.pop("other"))
     tensors, rest = args[: form.tensors], args[form.tensors :]
     names = list(form.parameters)
+    if form.variadic and len(rest) > 1:
+        rest = [tuple(rest)]
     if form.name == "mean" and len(rest) > 1 and all(isinstance(r, int) and not isinstance(r, bool) for r in rest):
         rest = [tuple(rest)]  # x.mean(2, 3)
     if len(tensors) != form.tensors or len(rest) > len(names) or not set(kwargs) <= set(names):
@@ -99,6 +106,14 @@ def is_size(node: fx.Node) -> bool:
         return node.args[1] in ("shape", "ndim", "dtype", "device")
     inputs = node.all_input_nodes
     return node.op == "call_function" and bool(inputs) and all(is_size(n) for n in inputs)
+
+
+def may_be_tensor(node: fx.Node) -> bool:
+    """Say whether the node gives a tensor; where types are not known, whether it may."""
+    if ir.tensor_type(node) is not None:
+        return True
+    typed = any(ir.tensor_type(n) is not None for n in node.graph.nodes)
+    return not (typed or is_size(node) or call_name(node) in GIVE_SEVERAL)
 
 
 def contains_node(value: Any) -> bool:
@@ -135,7 +150,7 @@ def stop_overwriting(gm: fx.GraphModule) -> bool:
             changed |= read_result_instead(node.args[0], node)
             module = ir.module_of(node)
             if module is not None:
-                module.inplace = False  # type: ignore[assignment]
+                module.inplace = False
                 changed = True
     if changed:
         gm.recompile()
@@ -198,7 +213,10 @@ VIEWS = GIVE_SEVERAL | {
     "movedim", "narrow", "permute", "reshape", "select", "squeeze", "swapaxes", "swapdims", "t", "to", "transpose",
     "unflatten", "unfold", "unsqueeze", "view", "view_as",
 }  # fmt: skip
-VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+VIEW_MODULES = (
+    nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd,
+    ops.Reshape, ops.Permute, ops.Transpose, ops.Squeeze, ops.Unsqueeze,
+)  # fmt: skip
 
 
 def _rule(form: Form) -> Rule:

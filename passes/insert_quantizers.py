@@ -1,18 +1,17 @@
 """Put quantizers where the target wants them: on weights, and on the tensors between layers."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import networkx as nx
 from torch import fx
 
 from qatc import ir
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
 from qatc.modules.fused import FusedBatchNorm, fused_form
 from qatc.modules.kinds import op_kind, output_range
-from qatc.passes.functional_to_module import GIVE_SEVERAL, call_name, is_size
+from qatc.passes.functional_to_module import may_be_tensor
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
 from qatc.spec import Layer, LayerConfig, QConfig, QuantSpec
@@ -49,7 +48,8 @@ class _Placement:
 
     def __init__(self, gm: fx.GraphModule, target: Target, config: QConfig) -> None:
         self.gm, self.target = gm, target
-        self.flow = ir.network(gm)
+        self.least = least_values(gm.graph)
+        self.depth = depths(gm.graph)
         self.layers = config.resolve(list(self._layers()))
         self.rules = {node: self._rule(node) for node in gm.graph.nodes}
         self.tails = {node: self._tail(node) for node in gm.graph.nodes}
@@ -79,9 +79,7 @@ class _Placement:
         return True
 
     def _layers(self) -> Iterable[Layer]:
-        weighted = {node for node in self.flow if op_kind_of(node) in ("Conv", "Gemm", "ConvTranspose")}
-        first = {n for n in weighted if not weighted & nx.ancestors(self.flow, n)}
-        last = {n for n in weighted if not weighted & nx.descendants(self.flow, n)}
+        first, last = ends(self.gm.graph)
         for node, module in ir.module_calls(self.gm):
             yield Layer(str(node.target), module, node in first, node in last, ir.source_of(node).path or None)
 
@@ -124,17 +122,12 @@ class _Placement:
         if len(inputs) != 2:
             return None
         raw = [n for n in inputs if self._fuses_sum(n)]
-        return max(raw, key=self._depth, default=None)
+        return max(raw, key=self.depth.__getitem__, default=None)
 
     def _fuses_sum(self, node: fx.Node) -> bool:
         """Say whether the op takes a sum in as its epilogue: a quantized convolution with nothing fused behind it."""
         convolves = op_kind_of(node) == "Conv" and self.rules[node].inputs == "quantized"
         return convolves and getattr(ir.module_of(node), "activation", None) is None
-
-    def _depth(self, node: fx.Node) -> int:
-        """Return the number of ops on the longest path to the node."""
-        upstream = self.flow.subgraph(nx.ancestors(self.flow, node) | {node})
-        return int(nx.dag_longest_path_length(upstream))
 
     def _readers(self, node: fx.Node) -> list[fx.Node]:
         """Return the ops that read the tensor, seen through those that only move values."""
@@ -146,7 +139,7 @@ class _Placement:
     def _insert(self, tensor: fx.Node, readers: list[fx.Node]) -> None:
         path = ir.free_path(self.gm, _quantizer_path(tensor))
         config = self._activation_config(tensor)
-        spec = activation_spec(self.target, config.activation_bits, tensor)
+        spec = self._spec(tensor, config.activation_bits)
         quantizer = activation_quantizer(config.activation_quantizer, spec)
         ir.set_module(self.gm, path, quantizer.train(self.gm.training))
         call = ir.insert_module_call(self.gm, tensor, path, tensor)
@@ -155,6 +148,14 @@ class _Placement:
         self.tails[call] = call
         for reader in readers:
             reader.replace_input_with(tensor, call)
+
+    def _spec(self, tensor: fx.Node, bits: int) -> QuantSpec:
+        """Return the grid of the tensor that a node makes."""
+        rule, module = self.target.activation, ir.module_of(tensor)
+        _, high = (None if module is None else output_range(module)) or UNBOUNDED
+        upper = high if rule.grid_within_clip and math.isfinite(high) else None
+        never_negative = self.least[tensor] >= 0 and not rule.signed
+        return QuantSpec(bits, rule.signed, rule.symmetric or never_negative, upper=upper)
 
     def _activation_config(self, tensor: fx.Node) -> LayerConfig:
         """Return the settings of the reader that asks for the widest codes; of the op itself where none asks."""
@@ -192,26 +193,46 @@ def op_kind_of(node: fx.Node) -> str:
     return "" if module is None else op_kind(module)
 
 
-def activation_spec(target: Target, bits: int, tensor: fx.Node) -> QuantSpec:
-    """Return the grid of the tensor that a node makes."""
-    rule = target.activation
-    module = ir.module_of(tensor)
-    _, high = (None if module is None else output_range(module)) or UNBOUNDED
-    upper = high if rule.grid_within_clip and math.isfinite(high) else None
-    never_negative = least_value(tensor) >= 0 and not rule.signed
-    return QuantSpec(bits, rule.signed, rule.symmetric or never_negative, upper=upper)
+def ends(graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
+    """Return the layers with weights that no other such layer comes before, and those that none comes behind."""
+
+    def frontier(nodes: list[fx.Node], reached: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+        beyond: set[fx.Node] = set()
+        found: set[fx.Node] = set()
+        for node in nodes:
+            if any(n in beyond or n in found for n in reached(node)):
+                beyond.add(node)
+            elif op_kind_of(node) in ("Conv", "Gemm", "ConvTranspose"):
+                found.add(node)
+        return found
+
+    nodes = list(graph.nodes)
+    return frontier(nodes, lambda n: n.all_input_nodes), frontier(nodes[::-1], lambda n: n.users)
 
 
-def least_value(node: fx.Node) -> float:
-    """Return the least value that the node's tensor can have, whatever the data."""
-    module = ir.module_of(node)
-    known = None if module is None else output_range(module)
-    if known is not None:
-        return known[0]
-    inputs = [least_value(n) for n in ir.tensor_inputs(node)]
-    if inputs and (isinstance(module, Quantizer) or op_kind_of(node) in KEEPS_SIGN):
-        return min(inputs)
-    return 0.0 if op_kind_of(node) in ("Add", "Mul") and len(inputs) == 2 and min(inputs) >= 0 else -math.inf
+def depths(graph: fx.Graph) -> dict[fx.Node, int]:
+    """Return the number of ops on the longest path to each node."""
+    found: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        found[node] = 1 + max((found[n] for n in node.all_input_nodes), default=-1)
+    return found
+
+
+def least_values(graph: fx.Graph) -> dict[fx.Node, float]:
+    """Return the least value that each node's tensor can have, whatever the data."""
+    least: dict[fx.Node, float] = {}
+    for node in graph.nodes:
+        module = ir.module_of(node)
+        known = None if module is None else output_range(module)
+        inputs = [least[n] for n in ir.tensor_inputs(node)]
+        kind = op_kind_of(node)
+        if known is not None:
+            least[node] = known[0]
+        elif inputs and (kind in KEEPS_SIGN or (kind in ("Add", "Mul") and len(inputs) == 2 and min(inputs) >= 0)):
+            least[node] = min(inputs)
+        else:
+            least[node] = -math.inf
+    return least
 
 
 UNBOUNDED = (-math.inf, math.inf)
@@ -222,7 +243,7 @@ KEEPS_SIGN = frozenset(
 
 
 def _quantizer_path(tensor: fx.Node) -> str:
-    path = str(tensor.target) if tensor.op in ("placeholder", "call_module") else _scoped_name(tensor)
+    path = str(tensor.target) if tensor.op in ("placeholder", "call_module", "get_attr") else _scoped_name(tensor)
     return f"{path.lstrip('*')}_q"
 
 
@@ -234,10 +255,7 @@ def _scoped_name(node: fx.Node) -> str:
 def _is_float(node: fx.Node) -> bool:
     """Say whether the node gives a float tensor; where types are not known, whether it may."""
     kind = ir.tensor_type(node)
-    if kind is not None:
-        return kind.dtype.is_floating_point
-    typed = any(ir.tensor_type(n) is not None for n in node.graph.nodes)
-    return not (typed or is_size(node) or call_name(node) in GIVE_SEVERAL)
+    return may_be_tensor(node) if kind is None else kind.dtype.is_floating_point
 
 
 def _batch_norm_of(node: fx.Node) -> Any:

@@ -3,7 +3,7 @@
 from qatc.api import calibrate, float_mode, freeze_bn, freeze_ranges, prepare
 from qatc.checkpoint import load, save
 from qatc.errors import QatcError
-from qatc.lower import lower
+from qatc.lowering import lower
 from qatc.pipeline import Pass, Pipeline
 from qatc.prepared import PreparedModel
 from qatc.spec import LayerConfig, QConfig, QuantSpec, Rule

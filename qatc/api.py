@@ -15,7 +15,7 @@ from qatc.errors import CalibrationError, ConfigError
 from qatc.modules.fused import Fused
 from qatc.passes import qat_pipeline
 from qatc.pipeline import DumpFolder
-from qatc.prepared import PreparedModel
+from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs
 from qatc.quantizers import Quantizer
 from qatc.spec import QConfig, config_of
 from qatc.targets import Target, target_of
@@ -58,9 +58,9 @@ def prepare(
             f"nothing in {type(model).__name__} can be quantized for {target.name}",
             remedy="check that the model has layers of the target's table, and that no rule excludes them all",
         )
-    gm.remember(target, config)
+    remember(gm, PreparedFor(target, config))
     if inputs is not None:
-        gm.remember_inputs([x for x in inputs if isinstance(x, Tensor)])
+        remember_inputs(gm, [x for x in inputs if isinstance(x, Tensor)])
     log.info("%s for %s: %s", type(model).__name__, target.name, gm.report.summary)
     return gm
 
@@ -94,7 +94,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
             model(*args, **kwargs)
             count += 1
             if count == 1 and isinstance(model, PreparedModel) and not kwargs:
-                model.remember_inputs(args)
+                remember_inputs(model, args)
     if count == 0:
         raise CalibrationError("there was no batch to calibrate with", remedy="pass a loader that yields batches")
     for name, quantizer in found.items():

@@ -11,9 +11,9 @@ import numpy as np
 
 import qatc
 from qatc.errors import QatcError, VerificationError
-from qatc.lower import Lowered, lowered_proto, verify
-from qatc.lower.lower import write_whole
-from qatc.lower.verify import Array
+from qatc.lowering import Lowered, lowered_proto, verify
+from qatc.lowering.lowered import write_whole
+from qatc.lowering.verify import Array
 from qatc.targets import TARGETS
 
 _EXAMPLE = """\

@@ -1,18 +1,34 @@
 """The graph module that `prepare` returns: an ordinary `GraphModule` that remembers what it was prepared for."""
 
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from qatc.report import Report, make_report
 from qatc.spec import QConfig
 from qatc.targets import Target
 
-_TARGET, _CONFIG, _INPUTS = "qatc_target", "qatc_config", "qatc_inputs"
+_KEY = "qatc_prepared_for"
+
+InputTypes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class PreparedFor:
+    """What a model was prepared for; `inputs` are types and shapes as last seen, or None if none was."""
+
+    target: Target
+    config: QConfig
+    inputs: InputTypes | None = None
 
 
 class PreparedModel(fx.GraphModule):
     """A graph that trains, copies and pickles like any module; `report` says what is quantized, and what is not."""
+
+    # Few members of its own: each is a name that a user's submodule cannot have.
 
     @property
     def report(self) -> Report:
@@ -20,32 +36,31 @@ class PreparedModel(fx.GraphModule):
         return make_report(self)
 
     @property
-    def target(self) -> Target | None:
-        """The target that quantizers were placed for; None before they are."""
-        found: Target | None = self.meta.get(_TARGET)
+    def prepared_for(self) -> PreparedFor | None:
+        """Target, configuration and inputs that quantizers were placed for; None before they are."""
+        found: PreparedFor | None = self.meta.get(_KEY)
         return found
-
-    @property
-    def config(self) -> QConfig | None:
-        """The configuration that it was prepared with; None before."""
-        found: QConfig | None = self.meta.get(_CONFIG)
-        return found
-
-    @property
-    def input_types(self) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
-        """Type and shape of each input as last seen; None if none was."""
-        found: tuple[tuple[str, tuple[int, ...]], ...] | None = self.meta.get(_INPUTS)
-        return found
-
-    def remember(self, target: Target, config: QConfig) -> None:
-        """Note what the model was prepared for."""
-        self.meta[_TARGET], self.meta[_CONFIG] = target, config
-
-    def remember_inputs(self, inputs: Any) -> None:
-        """Note types and shapes of the inputs, for lowering."""
-        self.meta[_INPUTS] = tuple((str(x.dtype).removeprefix("torch."), tuple(x.shape)) for x in inputs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from qatc.checkpoint import pickled, unpickled  # noqa: PLC0415  (the checkpoint builds prepared models)
 
         return unpickled, pickled(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PreparedModel":
+        # GraphModule's own copy makes buffers persistent, and forgets hooks and attributes.
+        rebuild, state = self.__reduce__()
+        twin: PreparedModel = rebuild(*copy.deepcopy(state, memo))
+        memo[id(self)] = twin
+        return twin
+
+
+def remember(model: PreparedModel, prepared_for: PreparedFor) -> None:
+    """Note what a model was prepared for."""
+    model.meta[_KEY] = prepared_for
+
+
+def remember_inputs(model: PreparedModel, inputs: Iterable[Tensor]) -> None:
+    """Note types and shapes of the inputs, for lowering."""
+    if model.prepared_for is not None:
+        types = tuple((str(x.dtype).removeprefix("torch."), tuple(x.shape)) for x in inputs)
+        remember(model, replace(model.prepared_for, inputs=types))

@@ -59,7 +59,7 @@ def make_report(gm: fx.GraphModule) -> Report:
 def _is_op(node: fx.Node) -> bool:
     if node.op == "call_module":
         return ir.module_of(node, Quantizer) is None
-    return node.op in ("call_function", "call_method") and ir.tensor_type(node) is not None
+    return node.op in ("call_function", "call_method") and bool(ir.why_float(node))
 
 
 def _row(node: fx.Node) -> ReportRow:
@@ -93,7 +93,5 @@ def _float_reason(node: fx.Node) -> str:
         return _float_reason(ir.tensor_inputs(node)[0])
     if ir.why_float(node):
         return ir.why_float(node)
-    if node.op != "call_module":
-        return "not an op that qatc knows"
     inputs = _grids(node)
     return "none of its inputs is on a grid" if inputs and set(inputs) == {"float"} else ""

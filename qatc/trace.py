@@ -4,6 +4,7 @@ The only file that knows how the graph is made.
 """
 
 import copy
+import logging
 import operator
 import sys
 import traceback
@@ -18,11 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from qatc.errors import TraceError
-from qatc.ir import Source, TensorType, set_source, set_tensor_type
+from qatc.ir import Source, TensorType, set_source, set_tensor_type, source_of
 from qatc.modules.fused import Fused
 from qatc.prepared import PreparedModel
 from qatc.quantizers.base import Quantizer
 
+log = logging.getLogger("qatc")
 _INTERNAL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
@@ -32,17 +34,43 @@ def trace(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> Prep
     Raises `TraceError`, with file and line, where the model's Python depends on the values of tensors.
     """
     root = copy.deepcopy(model)
-    training = root.training
+    training = {name: module.training for name, module in model.named_modules()}
     tracer = _Tracer()
     try:
         graph = tracer.trace(root.eval())
     except Exception as error:
         raise _explained(error, model) from error
+    make_room(root, graph)
     gm = PreparedModel(root, graph, type(model).__name__)
-    gm.train(training)
+    keep_unsaved_buffers(root, gm)
+    for name, module in gm.named_modules():  # a BatchNorm that the user froze stays in eval mode
+        module.training = training.get(name, model.training)
     if example_inputs is not None:
         record_types(gm, example_inputs)
     return gm
+
+
+def make_room(root: nn.Module, graph: fx.Graph) -> None:
+    """Rename members of the model that have the name of one that every graph module has (`graph`, `report`)."""
+    taken = set(dir(PreparedModel)) - set(dir(nn.Module))
+    kinds: tuple[dict[str, Any], ...] = (root._modules, root._parameters, root._buffers)
+    for members in kinds:
+        for name in taken & set(members):
+            members[f"{name}_"] = members.pop(name)
+            for node in graph.nodes:
+                first, dot, rest = str(node.target).partition(".")
+                if node.op in ("call_module", "get_attr") and first == name:
+                    node.target = f"{name}_{dot}{rest}"
+            log.warning("the model's member %r is called %r from here on: a graph module has its own", name, f"{name}_")
+
+
+def keep_unsaved_buffers(root: nn.Module, gm: fx.GraphModule) -> None:
+    """Leave out of the state_dict what the model left out: a graph module registers every buffer that it reads."""
+    for node in gm.graph.nodes:
+        if node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            if name in root.get_submodule(owner)._non_persistent_buffers_set:
+                gm.get_submodule(owner)._non_persistent_buffers_set.add(name)
 
 
 class _Tracer(fx.Tracer):
@@ -168,7 +196,7 @@ def _types(gm: fx.GraphModule, inputs: Sequence[Any]) -> dict[fx.Node, TensorTyp
         node = next((n for n in gm.graph.nodes if n not in recorder.found), None)
         raise TraceError(
             f"the model does not run on the example inputs: {type(error).__name__}: {str(error).splitlines()[0]}",
-            where="" if node is None else f"%{node.name} {node.meta.get('qatc_source', '')}",
+            where="" if node is None else f"%{node.name} {source_of(node)}",
             remedy="check the shapes and types in example_inputs",
         ) from error
     finally:

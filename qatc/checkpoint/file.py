@@ -20,7 +20,7 @@ from qatc.checkpoint.pickling import GRAPH_STATE, assembled
 from qatc.checkpoint.plain import DTYPES
 from qatc.checkpoint.settings import config_data, config_from, target_data, target_from
 from qatc.errors import CheckpointError
-from qatc.prepared import PreparedModel
+from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs
 
 FORMAT, VERSION = "qatc checkpoint", 1
 _KEYS = ("name", "graph", "modules", "tensors", "target", "config", "inputs")
@@ -62,19 +62,21 @@ def load(path: str | os.PathLike[str], *, allow: Iterable[str] = (), trust_pickl
         objects = _objects(path)
         if objects:
             return _unpickled(path, objects, trust_pickle)
-        return _model(_checked(_read(path)), Allowed(frozenset([allow] if isinstance(allow, str) else allow)))
+        content = _checked(torch.load(path, map_location="cpu", weights_only=True))
+        return _model(content, Allowed(frozenset([allow] if isinstance(allow, str) else allow)))
     except CheckpointError as error:
         raise CheckpointError(error.what, where=error.where or str(path), remedy=error.remedy) from error.__cause__
     except OSError as error:
         raise CheckpointError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
     except Exception as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {str(error)[:200]}"
+        what = f"it lacks {error}" if isinstance(error, KeyError) else _described(error)
         raise CheckpointError(f"the file is damaged: {what}", where=str(path), remedy=_SAVE_AGAIN) from error
 
 
 def _content(model: PreparedModel) -> dict[str, Any]:
     modules, tensors = tree_data(model, _HIDDEN)
-    inputs = model.input_types
+    made_for = model.prepared_for
+    inputs = None if made_for is None else made_for.inputs
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -83,8 +85,8 @@ def _content(model: PreparedModel) -> dict[str, Any]:
         "graph": graph_data(model),
         "modules": modules,
         "tensors": tensors,
-        "target": target_data(model.target),
-        "config": config_data(model.config),
+        "target": target_data(None if made_for is None else made_for.target),
+        "config": config_data(None if made_for is None else made_for.config),
         "inputs": None if inputs is None else [[dtype, list(shape)] for dtype, shape in inputs],
     }
 
@@ -97,20 +99,20 @@ def _model(content: dict[str, Any], allowed: Allowed) -> PreparedModel:
     model.graph.lint()
     target, config = target_from(content["target"], allowed), config_from(content["config"], allowed)
     if target is not None and config is not None:
-        model.remember(target, config)
+        remember(model, PreparedFor(target, config))
     if content["inputs"] is not None:
-        model.remember_inputs(
-            [torch.empty(shape, dtype=DTYPES[dtype], device="meta") for dtype, shape in content["inputs"]]
+        remember_inputs(
+            model, [torch.empty(shape, dtype=DTYPES[dtype], device="meta") for dtype, shape in content["inputs"]]
         )
     return model
 
 
 def _write(content: dict[str, Any], path: Path) -> None:
     remedy = "choose a file in a folder that exists and can be written, on a disk with room"
-    if path.exists() and not path.is_file():
-        raise CheckpointError("cannot write there: it is not a file", where=str(path), remedy=remedy)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
+            raise CheckpointError("cannot write there: it is no file, or read-only", where=str(path), remedy=remedy)
         checksums = serialization.patch({"save.compute_crc32": True})  # type: ignore[attr-defined]  # made at import
         with temporary.open("xb") as file, checksums:
             torch.save(content, file)
@@ -160,17 +162,13 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(f"the file is damaged: {damaged} is not what was written", remedy=_SAVE_AGAIN)
 
 
-def _read(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _checked(content: Any) -> dict[str, Any]:
     """Return the content if it is that of a checkpoint which this version can read."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         tensors = isinstance(content, dict) and any(isinstance(value, torch.Tensor) for value in content.values())
         raise CheckpointError(
             "this is a state_dict, not a qatc checkpoint" if tensors else "this torch file is not a qatc checkpoint",
-            remedy="prepare the model, model.load_state_dict(torch.load(path)), then qatc.save(model, path)",
+            remedy="if it holds weights, load them into the prepared model with load_state_dict, then qatc.save it",
         )
     version = content.get("version")
     if type(version) is not int or version > VERSION:
@@ -195,7 +193,7 @@ def _unpickled(path: Path, objects: list[str], trusted: bool) -> PreparedModel:
         found = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:
         raise CheckpointError(
-            f"the pickled model cannot be read: {type(error).__name__}: {str(error)[:200]}",
+            f"the pickled model cannot be read: {_described(error)}",
             remedy="its classes must be importable, in the versions that it was saved with",
         ) from error
     if not isinstance(found, PreparedModel):
@@ -203,3 +201,8 @@ def _unpickled(path: Path, objects: list[str], trusted: bool) -> PreparedModel:
             f"the file holds a {type(found).__name__}, not a prepared model", remedy="qatc.prepare(model) makes one"
         )
     return found
+
+
+def _described(error: Exception) -> str:
+    first, _, _ = str(error).partition("\n")
+    return f"{type(error).__name__}: {first[:200]}"

@@ -17,8 +17,9 @@ class Form:
     """One module form: the calls it stands for, their parameters, and how to build it.
 
     The first `tensors` arguments stay arguments of the module; `parameters` (name to default, in the call's order)
-    become attributes. `build` returns None where the module cannot express the values given. Parameters named in
-    `computed` may be values of the graph; they then stay keyword arguments.
+    become attributes (`variadic`: the one parameter may be spread over several arguments). `build` returns None where
+    the module cannot express the values given. Parameters named in `computed` may be values of the graph; they then
+    stay keyword arguments.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Form:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     tensors: int = 1
     computed: frozenset[str] = frozenset()
+    variadic: bool = False
 
 
 def _clamp(min: Any = None, max: Any = None) -> nn.Module | None:
@@ -64,6 +66,10 @@ def _dropout(kind: type[nn.Module]) -> Callable[..., nn.Module | None]:
 
 def _flatten(start_dim: int = 0, end_dim: int = -1) -> nn.Module:
     return nn.Flatten(start_dim, end_dim)
+
+
+def _reshape(shape: Any = None) -> nn.Module | None:
+    return None if isinstance(shape, torch.dtype) else ops.Reshape(shape)  # x.view(dtype) reads the bits otherwise
 
 
 _POOL = {"kernel_size": None, "stride": None, "padding": 0}
@@ -115,6 +121,11 @@ FORMS: tuple[Form, ...] = (
     Form("concat", _names("cat", "concat", "concatenate"), ops.Concat, {"dim": 0}),
     Form("mean", _names("mean"), _only(ops.Mean, dtype=None), {"dim": None, "keepdim": False, "dtype": None}),
     Form("flatten", _names("flatten"), _flatten, {"start_dim": 0, "end_dim": -1}),
+    Form("reshape", _names("reshape", "view"), _reshape, {"shape": None}, computed=frozenset({"shape"}), variadic=True),
+    Form("permute", _names("permute"), ops.Permute, {"dims": ()}, variadic=True),
+    Form("transpose", _names("transpose", "swapaxes", "swapdims"), ops.Transpose, {"dim0": 0, "dim1": 1}),
+    Form("squeeze", _names("squeeze"), ops.Squeeze, {"dim": None}),
+    Form("unsqueeze", _names("unsqueeze"), ops.Unsqueeze, {"dim": 0}),
     Form("max_pool1d", _names("max_pool1d", "_max_pool1d"), _pool(nn.MaxPool1d), _MAX),
     Form("max_pool2d", _names("max_pool2d", "_max_pool2d"), _pool(nn.MaxPool2d), _MAX),
     Form("max_pool3d", _names("max_pool3d", "_max_pool3d"), _pool(nn.MaxPool3d), _MAX),

@@ -77,6 +77,67 @@ class Mean(nn.Module):
         return torch.mean(x, self.dim, self.keepdim)
 
 
+class Reshape(nn.Module):
+    """Another shape; one that the network computes is an argument of forward."""
+
+    def __init__(self, shape: int | tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor, shape: Any = None) -> Tensor:
+        """Return x in that shape."""
+        wanted = self.shape if shape is None else shape
+        return torch.reshape(x, wanted if isinstance(wanted, tuple | list) else (wanted,))
+
+
+class Permute(nn.Module):
+    """The dimensions in another order."""
+
+    def __init__(self, dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x permuted."""
+        return torch.permute(x, self.dims)
+
+
+class Transpose(nn.Module):
+    """Two dimensions swapped."""
+
+    def __init__(self, dim0: int, dim1: int) -> None:
+        super().__init__()
+        self.dim0, self.dim1 = dim0, dim1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x transposed."""
+        return torch.transpose(x, self.dim0, self.dim1)
+
+
+class Squeeze(nn.Module):
+    """Without a dimension of size 1, or without all of them."""
+
+    def __init__(self, dim: int | tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x without them."""
+        return torch.squeeze(x) if self.dim is None else torch.squeeze(x, self.dim)
+
+
+class Unsqueeze(nn.Module):
+    """With one more dimension, of size 1."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with it."""
+        return torch.unsqueeze(x, self.dim)
+
+
 class Interpolate(nn.Module):
     """`torch.nn.functional.interpolate`; a size that the network computes is an argument of forward."""
 

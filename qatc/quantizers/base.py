@@ -35,6 +35,11 @@ class Quantizer(nn.Module):
 
         `gain` [channels] multiplies a learned scale (a BatchNorm folded into the weight); `floor` is the least scale.
         """
+        if self.enabled and not x.is_floating_point():
+            raise CalibrationError(
+                f"a quantizer was given {x.dtype}".replace("torch.", ""),
+                remedy="give qatc.prepare example_inputs: tensors of integers then stay as they are",
+            )
         if self.recording:
             self.record(x.detach(), site)
             self._ready = False

@@ -22,6 +22,11 @@ class WeightMinMax(Quantizer):
         return grid_from_range(*range_of(x, self.spec.axis), self.spec, floor)
 
 
+# A range that ends exactly at a value seen makes ratios of scales small fractions, so that sums and means of codes
+# fall on ties, which kernels break one way or the other.
+_MARGIN = 1 + 2.0**-11
+
+
 class MinMax(Quantizer):
     """The least and greatest value seen, per call site; the grid covers the union of the sites."""
 
@@ -46,4 +51,5 @@ class MinMax(Quantizer):
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid that covers every site."""
-        return grid_from_range(self.low.min(), self.high.max(), self.spec, floor)
+        margin = 1.0 if self.spec.pow2 else _MARGIN
+        return grid_from_range(self.low.min() * margin, self.high.max() * margin, self.spec, floor)

@@ -35,6 +35,7 @@ ONNXRUNTIME = Target(
         "LeakyRelu": _INTEGER,
         "MaxPool": _MOVES,
         "Reshape": _MOVES,
+        "Transpose": _MOVES,
         "Identity": _MOVES,
         "Resize-nearest": _MOVES,
         "Relu": OpRule(reason="an activation with no integer op in front has no integer kernel"),
@@ -54,6 +55,13 @@ ONNXRUNTIME = Target(
         "Concat": frozenset({"Relu", "Clip"}),
     },
     # WeightBiasQuantization gives float weights between DQ and Q scales of its own (1.31: 13 % of the codes changed).
-    file=FileRule((13, 21, 18), bias="int32", low_bits="clip_codes", mean="GlobalAveragePool", guard_float=True),
+    # QLinearSoftmax moves 0.3 % of the codes.
+    file=FileRule(
+        opset=(13, 21, 18),
+        bias="int32",
+        low_bits="clip_codes",
+        mean="GlobalAveragePool",
+        guarded=frozenset({"Conv", "Gemm", "Softmax"}),
+    ),
     verify=VerifyRule(level="extended", differing=1e-5),
 )

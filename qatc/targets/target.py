@@ -46,15 +46,15 @@ class FileRule:
 
     `bias`: "int32" with DequantizeLinear, or "float" (on the same grid). `low_bits`: where codes of fewer than 8 bits
     are limited, behind QuantizeLinear on the codes, or before it on the real values. `mean`: the operator for a mean
-    over all positions. `opset`: least, greatest, default. `guard_float`: whether the runtime would quantize a float layer
-    between two grids by itself, unless an op stands in between that it does not look through.
+    over all positions. `opset`: least, greatest, default. `guarded`: operators that the runtime would by itself run in
+    integers where they stand between two grids, unless an op that it does not look through follows.
     """
 
     opset: tuple[int, int, int]
     bias: Literal["int32", "float"]
     low_bits: Literal["clip_codes", "clip_values"]
     mean: Literal["GlobalAveragePool", "ReduceMean"]
-    guard_float: bool = False
+    guarded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ TENSORRT = Target(
         "ReduceMean": _BETWEEN,
         "MaxPool": _MOVES,
         "Reshape": _MOVES,
+        "Transpose": _MOVES,
         "Identity": _MOVES,
         "Concat": _MOVES,  # Q is pushed through it, so its inputs share the grid of its result
         "Resize-nearest": _BETWEEN,

@@ -176,9 +176,12 @@ def _adds_equal_shapes(view: GraphView, node: Node) -> bool:
 
 
 def _fusible_side(view: GraphView, tensor: str, other: str) -> Node | None:
-    """Return the quantized op that could compute the Add in its own kernel: the other operand is ready before it."""
+    """Return the quantized convolution that could compute the Add in its own kernel: the other operand is ready before.
+
+    ModelOpt counts convolutions alone: its own files leave the skips of a transformer's matrix products raw.
+    """
     made = fused_operator(view, unquantized(view, tensor))
-    if made is None or made in view.upstream(other):
+    if made is None or made.op not in {"Conv", "ConvTranspose"} or made in view.upstream(other):
         return None
     found = operands(view, made)
     return made if found is not None and is_dequantized(view, found.data) else None

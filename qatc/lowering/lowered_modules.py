@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qatc.lower import onnx_ops
+from qatc.lowering import onnx_ops
 from qatc.modules.fused import BatchNorm, Fused
 from qatc.quantizers import Quantizer
 from qatc.quantizers.fake_quantize import bias_codes, snap
@@ -146,18 +146,15 @@ class LoweredBatchNorm(LoweredLayer):
 
 
 class FloatLayer(nn.Module):
-    """A layer left in float, its BatchNorm folded in.
-
-    `guarded` puts an op behind it that changes nothing, for runtimes that would quantize a float layer by themselves.
-    """
+    """A layer left in float, its BatchNorm folded in."""
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, layer: Fused, bn: BatchNorm | None, *, guarded: bool = False) -> None:
+    def __init__(self, layer: Fused, bn: BatchNorm | None) -> None:
         super().__init__()
-        self.guarded = guarded
         weight, bias, _ = layer.fold(bn)
+        self.guarded = False
         self.layer = [layer]
         self.activation = layer.activation
         self.register_buffer("weight", weight.detach())
@@ -167,7 +164,7 @@ class FloatLayer(nn.Module):
         """Return the layer's output."""
         y = self.layer[0].compute(x, self.weight, self.bias)
         if self.guarded:
-            y = F.leaky_relu(y, 1.0)
+            y = unchanged(y)
         return y if self.activation is None else self.activation(y)
 
 
@@ -185,33 +182,37 @@ class FloatMultiplyAdd(FloatLayer):
         return y if self.activation is None else self.activation(y)
 
 
-class Reshape(nn.Module):
-    """A reshape to constants; -1 stands for the batch."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.shape = list(shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x reshaped."""
-        y: Tensor = torch.ops.qatc.reshape(x, self.shape)
-        return y
-
-
 class GlobalAveragePool(nn.Module):
     """The mean over all positions, with or without the dimensions of size 1 that it leaves."""
 
-    def __init__(self, channels: int | None) -> None:
+    def __init__(self, keepdim: bool) -> None:
         super().__init__()
-        self.channels = channels
+        self.keepdim = keepdim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [N, C, 1, ...], or [N, C] if the number of channels was given."""
+        """Return [N, C, 1, ...], or [N, C]."""
         y: Tensor = torch.ops.qatc.global_average_pool(x)
-        return y if self.channels is None else torch.ops.qatc.reshape(y, [-1, self.channels])
+        return y if self.keepdim else torch.flatten(y, 1)
+
+
+class Guarded(nn.Module):
+    """A float op, and one behind it that changes nothing: the runtime would run it in integers otherwise."""
+
+    def __init__(self, op: nn.Module) -> None:
+        super().__init__()
+        self.op = op
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the op's output."""
+        return unchanged(self.op(*inputs))
+
+
+def unchanged(y: Tensor) -> Tensor:
+    """Return y behind an op that changes nothing, and that no optimizer removes."""
+    return F.leaky_relu(y, 1.0)
 
 
 __all__ = [
     "FloatLayer", "FloatMultiplyAdd", "GlobalAveragePool", "LoweredBatchNorm", "LoweredLayer", "LoweredQuantizer",
-    "Reshape", "representable", "weights_of", "onnx_ops",
+    "Guarded", "representable", "weights_of", "onnx_ops",
 ]  # fmt: skip

@@ -11,11 +11,12 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
+from qatc.api import float_mode
 from qatc.errors import CalibrationError, LoweringError
-from qatc.lower.export import export, finished
-from qatc.lower.lower_modules import lowering_pipeline
+from qatc.lowering.export import export, finished
+from qatc.lowering.lower_modules import lowering_pipeline
 from qatc.pipeline import DumpFolder
-from qatc.prepared import PreparedModel
+from qatc.prepared import InputTypes, PreparedModel
 from qatc.quantizers import Quantizer
 from qatc.targets import Target, target_of
 from qatc.targets.lint import Finding, lint
@@ -66,14 +67,15 @@ def lowered_proto(
     dump_dir: str | Path | None = None,
 ) -> Lowered:
     """Do what `lower` does, without a file."""
-    if not isinstance(model, PreparedModel) or model.target is None:
+    if not isinstance(model, PreparedModel) or model.prepared_for is None:
         raise LoweringError("this is not a prepared model", remedy="qatc.prepare it, calibrate or train it, then lower")
-    chosen = _checked_target(model.target, target)
+    chosen = _checked_target(model.prepared_for.target, target)
     opset = _checked_opset(chosen, opset)
-    inputs = _example(model)
+    inputs = _example(model.prepared_for.inputs)
     _check_state(model)
     gm = copy.deepcopy(model).eval().cpu()
-    record_types(gm, inputs)
+    with float_mode(gm):  # types do not depend on ranges
+        record_types(gm, inputs)
     dumps = None if dump_dir is None else DumpFolder(Path(dump_dir))
     if dumps is not None:
         dumps.start(gm)
@@ -111,15 +113,13 @@ def _checked_opset(target: Target, opset: int | None) -> int:
     return default if opset is None else opset
 
 
-def _example(model: PreparedModel) -> list[Tensor]:
+def _example(types: InputTypes | None) -> list[Tensor]:
     """Return inputs of the types last seen, with a batch of 2: exporters take a batch of 1 for a constant."""
-    if model.input_types is None:
+    if types is None:
         raise LoweringError(
             "the shapes of the inputs are unknown", remedy="give example_inputs to qatc.prepare, or run qatc.calibrate"
         )
-    return [
-        torch.zeros((2, *shape[1:]) if shape else (), dtype=getattr(torch, name)) for name, shape in model.input_types
-    ]
+    return [torch.zeros((2, *shape[1:]) if shape else (), dtype=getattr(torch, name)) for name, shape in types]
 
 
 def _check_state(model: nn.Module) -> None:

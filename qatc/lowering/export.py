@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir
 import torch
@@ -16,7 +17,7 @@ from onnxscript.optimizer import fold_constants
 from torch import Tensor, fx
 
 from qatc.errors import LoweringError
-from qatc.lower.onnx_ops import TRANSLATIONS
+from qatc.lowering.onnx_ops import TRANSLATIONS
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -64,6 +65,7 @@ def output_names(gm: fx.GraphModule) -> list[str]:
 
 def clean(model: onnx_ir.Model) -> None:
     """Fold what is constant (but for codes, which would become float), and drop what nothing reads."""
+    make_shapes_constant(model.graph)
     fold_constants(model, should_fold=lambda node: False if node.op_type in _KEPT else None)
     onnx_ir.passes.Sequential(
         common.IdentityEliminationPass(),
@@ -72,6 +74,20 @@ def clean(model: onnx_ir.Model) -> None:
         common.RemoveUnusedOpsetsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     )(model)
+
+
+def make_shapes_constant(graph: onnx_ir.Graph) -> None:
+    """Give every reshape to a shape with one unknown size, the batch, that shape as a constant with -1 for it."""
+    for node in graph:
+        shape = node.outputs[0].shape if node.op_type == "Reshape" else None
+        if shape is not None and sum(not isinstance(size, int) for size in shape) <= 1 and 0 not in shape:
+            sizes = [size if isinstance(size, int) else -1 for size in shape]
+            constant = onnx_ir.tensor(np.array(sizes, np.int64), name=f"{node.outputs[0].name}_shape")
+            value = onnx_ir.Value(name=constant.name, const_value=constant)
+            value.shape, value.type = onnx_ir.Shape([len(sizes)]), onnx_ir.TensorType(onnx_ir.DataType.INT64)
+            graph.register_initializer(value)
+            node.replace_input_with(1, value)
+            node.attributes.pop("allowzero", None)  # no size is 0, and not every importer knows it
 
 
 _KEPT = frozenset({"QuantizeLinear", "DequantizeLinear"})

@@ -1,6 +1,6 @@
 """The few operators that the exporter must not take apart, each with the ONNX node that it becomes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,17 +43,6 @@ def _(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.empty_like(codes)
 
 
-@torch.library.custom_op("qatc::reshape", mutates_args=())
-def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return x in a shape of constants, one of which may be -1."""
-    return x.reshape(shape).clone()
-
-
-@reshape.register_fake
-def _(x: Tensor, shape: Sequence[int]) -> Tensor:
-    return x.new_empty(x.reshape(shape).shape)
-
-
 @torch.library.custom_op("qatc::global_average_pool", mutates_args=())
 def global_average_pool(x: Tensor) -> Tensor:
     """Return the mean over all positions, [N, C, 1, ...]."""
@@ -77,10 +66,6 @@ def _clip_codes(codes: Any, low: Any, high: Any) -> Any:
     return onnx.Clip(codes, low, high)
 
 
-def _reshape(x: Any, shape: Sequence[int]) -> Any:
-    return onnx.Reshape(x, onnx.Constant(value_ints=shape))
-
-
 def _global_average_pool(x: Any) -> Any:
     return onnx.GlobalAveragePool(x)
 
@@ -89,6 +74,5 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.qatc.quantize.default: _quantize,
     torch.ops.qatc.dequantize.default: _dequantize,
     torch.ops.qatc.clip_codes.default: _clip_codes,
-    torch.ops.qatc.reshape.default: _reshape,
     torch.ops.qatc.global_average_pool.default: _global_average_pool,
 }

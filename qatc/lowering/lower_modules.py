@@ -7,20 +7,20 @@ from torch import fx, nn
 
 from qatc import ir
 from qatc.errors import LoweringError, QatcError
-from qatc.lower.lowered_modules import (
+from qatc.lowering.lowered_modules import (
     FloatLayer,
     FloatMultiplyAdd,
     GlobalAveragePool,
+    Guarded,
     LoweredBatchNorm,
     LoweredLayer,
     LoweredQuantizer,
-    Reshape,
     representable,
     weights_of,
 )
 from qatc.modules import ops
 from qatc.modules.fused import BatchNorm, Fused, FusedBatchNorm, fused_form
-from qatc.modules.kinds import output_range
+from qatc.modules.kinds import op_kind, output_range
 from qatc.pipeline import Pass, Pipeline
 from qatc.quantizers import Quantizer
 from qatc.targets import Target
@@ -123,19 +123,29 @@ class LowerModules(Pass):
                 return self._layer(node, module)
             case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() | nn.Linear():
                 return self._layer(node, form) if (form := fused_form(module)) else None
-            case nn.Flatten():
-                return reshape_of(node)
             case ops.Mean() | nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d() | nn.AdaptiveAvgPool3d():
                 return self._mean(node, module)
+            case nn.Softmax():
+                guarded = self._guarded(node, module, op_kind(module))
+                return None if guarded is module else guarded
             case _:
                 return None
+
+    def _guarded(self, node: fx.Node, module: nn.Module, kind: str) -> nn.Module:
+        """Return the module, guarded where the target's runtime would run it in integers by itself."""
+        between_grids = ir.grid_source(node.args[0]) and any(ir.module_of(user, Quantizer) for user in node.users)
+        if not between_grids or kind not in self.target.file.guarded:
+            return module
+        if not isinstance(module, FloatLayer):
+            return Guarded(module)
+        module.guarded = True
+        return module
 
     def _layer(self, node: fx.Node, module: Fused) -> nn.Module:
         bn = ir.referenced_module(node.kwargs.get("bn"))
         assert bn is None or isinstance(bn, BatchNorm)
         if module.weight_quantizer is None:
-            between_grids = ir.grid_source(node.args[0]) and any(ir.module_of(user, Quantizer) for user in node.users)
-            return FloatLayer(module, bn, guarded=bool(between_grids) and self.target.file.guard_float)
+            return self._guarded(node, FloatLayer(module, bn), op_kind(module))
         return LoweredLayer(module, weights_of(module, bn, _grid(node)), self.target)
 
     def _batch_norm(self, node: fx.Node, module: FusedBatchNorm) -> nn.Module:
@@ -155,24 +165,15 @@ class LowerModules(Pass):
         if isinstance(module, ops.Mean):
             dims = (module.dim,) if isinstance(module.dim, int) else module.dim or ()
             over_positions = positions and sorted(d % len(kind.shape) for d in dims) == list(positions)
-            channels = kind.shape[1] if over_positions and not module.keepdim else None
-            return GlobalAveragePool(channels) if over_positions else None
+            return GlobalAveragePool(module.keepdim) if over_positions else None
         size = module.output_size
         to_one = all(s == 1 for s in (size if isinstance(size, tuple | list) else (size,)))
-        return GlobalAveragePool(None) if to_one else None
+        return GlobalAveragePool(keepdim=True) if to_one else None
 
 
 def _grid(node: fx.Node) -> Quantizer | None:
     found = ir.referenced_module(node.kwargs.get("grid"))
     return found if isinstance(found, Quantizer) else None
-
-
-def reshape_of(node: fx.Node) -> nn.Module | None:
-    """Return a reshape to the node's shape; None where more than the batch is unknown."""
-    kind = ir.tensor_type(node)
-    if kind is None or sum(d is None for d in kind.shape) > 1:
-        return None
-    return Reshape(tuple(-1 if d is None else d for d in kind.shape))
 
 
 def lowering_pipeline(target: Target) -> Pipeline:

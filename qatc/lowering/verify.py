@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from qatc import ir
 from qatc.errors import VerificationError
-from qatc.lower.lower import Lowered, input_names
+from qatc.lowering.lowered import Lowered, input_names
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
 
@@ -136,7 +136,7 @@ def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *,
             power += float(np.square(ours, dtype=np.float64).sum())
             error += float(np.square(ours.astype(np.float64) - theirs).sum())
             jitter += float(np.square(ours.astype(np.float64) - moved).sum())
-    exact = model.config is not None and model.config.pow2
+    exact = model.prepared_for is not None and model.prepared_for.config.pow2
     rule = lowered.target.verify
     named = tuple(TensorCheck(tensors[n], *_numbers(t)) for n, t in found.items())
     return Verification(named, _decibel(power, error), _decibel(power, jitter), rule.differing, rule.step, exact)
@@ -145,7 +145,7 @@ def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *,
 def checked_data(model: PreparedModel, data: Mapping[str, Array]) -> list[Array]:
     """Return the arrays in the order of the model's inputs; a `VerificationError` where they do not fit."""
     names = list(input_names(model))
-    types = model.input_types or ()
+    types = (model.prepared_for and model.prepared_for.inputs) or ()
     expected = ", ".join(f"{n} {t} [N, {', '.join(map(str, s[1:]))}]" for n, (t, s) in zip(names, types, strict=False))
     if len(names) == 1 and list(data) == ["arr_0"]:
         data = {names[0]: data["arr_0"]}

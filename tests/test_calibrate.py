@@ -1,0 +1,122 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from inline_snapshot import snapshot
+from torch import Tensor, nn
+
+import qatc
+from qatc.errors import CalibrationError
+from qatc.quantizers import Quantizer
+from tests.check_pass import evaluated
+from tests.models import (
+    Classifier,
+    ResidualIdentity,
+    conv,
+    images,
+    randomise,
+)
+from tests.prepared import every_config
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [images()],
+        iter([images()]),
+        [(images(), torch.zeros(4))],
+        [[images(), torch.zeros(4), "name"]],
+        [{"x": images()}],
+        torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images(), torch.zeros(4)), batch_size=4),
+    ],
+    ids=["tensors", "iterator", "tuples", "lists", "dicts", "loader"],
+)
+def test_batches_may_be_tensors_tuples_lists_and_dicts(batches: Any) -> None:
+    gm = qatc.prepare(randomise(Classifier()))
+    qatc.calibrate(gm, batches, progress=False)
+    expected = qatc.prepare(randomise(Classifier()))
+    qatc.calibrate(expected, [images()], progress=False)
+    assert torch.equal(evaluated(gm, [images()]), evaluated(expected, [images()]))
+
+
+def test_a_model_of_two_inputs_takes_the_first_two_of_a_batch() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv(6, 4)
+
+        def forward(self, x: Tensor, y: Tensor) -> Any:
+            return self.conv(torch.cat([x, y], 1))
+
+    gm = qatc.prepare(Two(), (images(), images(seed=1)))
+    qatc.calibrate(gm, [(images(), images(seed=1), torch.zeros(4))], progress=False)
+    assert gm.prepared_for is not None
+    assert gm.prepared_for.inputs == (("float32", (4, 3, 8, 8)), ("float32", (4, 3, 8, 8)))
+
+
+def test_calibration_moves_ranges_alone_and_restores_every_mode() -> None:
+    model = randomise(ResidualIdentity())
+    gm = qatc.prepare(model.train(), images())
+    gm.get_submodule("stem.1").eval()  # a BatchNorm that the user froze
+    modes = {name: m.training for name, m in gm.named_modules()}
+    qatc.calibrate(gm, [images()], progress=False)
+    assert {name: m.training for name, m in gm.named_modules()} == modes
+    assert not any(m.recording for m in gm.modules() if isinstance(m, Quantizer))
+    for key, value in model.state_dict().items():
+        assert torch.equal(gm.state_dict()[key], value)
+
+
+def test_modes_are_restored_when_a_batch_fails() -> None:
+    gm = qatc.prepare(Classifier(), images())
+    with pytest.raises(RuntimeError):
+        qatc.calibrate(gm, [torch.zeros(1, 5, 8, 8)], progress=False)
+    assert all(m.training for m in gm.modules())
+    assert not any(m.recording for m in gm.modules() if isinstance(m, Quantizer))
+
+
+def test_calibration_takes_as_many_batches_as_asked() -> None:
+    seen = []
+
+    def batches() -> Iterator[Tensor]:
+        for seed in range(9):
+            seen.append(seed)
+            yield images(seed=seed)
+
+    qatc.calibrate(qatc.prepare(Classifier()), batches(), steps=3, progress=False)
+    assert seen == [0, 1, 2]
+
+
+def test_calibration_says_what_is_wrong() -> None:
+    gm = qatc.prepare(Classifier(), images())
+    for batches, message in (
+        (
+            [],
+            snapshot("""\
+there was no batch to calibrate with
+  try: pass a loader that yields batches\
+"""),
+        ),
+        (
+            [torch.full((1, 3, 8, 8), torch.nan)],
+            snapshot("""\
+the range of x_q is not finite
+  try: look for NaN or infinity in the data and the weights\
+"""),
+        ),
+    ):
+        with pytest.raises(CalibrationError) as caught:
+            qatc.calibrate(gm, batches, progress=False)
+        assert str(caught.value) == message
+    qatc.calibrate(gm, [images()], progress=False)
+    with pytest.raises(CalibrationError, match="the range of x_q is not finite"):
+        qatc.calibrate(gm, [torch.full((1, 3, 8, 8), torch.inf)], progress=False)
+    with pytest.raises(CalibrationError, match="has no quantizers"):
+        qatc.calibrate(Classifier(), [images()], progress=False)
+
+
+@every_config
+def test_a_model_learns_ranges_without_calibration(config: str) -> None:
+    gm = qatc.prepare(randomise(ResidualIdentity()), images(), config=config).train()
+    gm(images())
+    assert all(m.ready for m in gm.modules() if isinstance(m, Quantizer))

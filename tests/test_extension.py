@@ -1,0 +1,151 @@
+"""The recipes for a pass, a quantizer and a target hold: each is made here, outside the package, and runs."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from inline_snapshot import snapshot
+from torch import Tensor, fx, nn
+
+import qatc
+from qatc import ir
+from qatc.invariants import ONE_CALL_SITE, Invariant
+from qatc.passes import DedupModules, qat_pipeline
+from qatc.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, MinMax, Quantizer
+from qatc.quantizers.grid import Grid, grid_from_range
+from qatc.rewrite import Chain, Op, Rule, apply
+from qatc.spec import LayerConfig, QConfig, QuantSpec
+from qatc.targets import TARGETS, ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
+from qatc.trace import trace
+from tests.check_pass import check_pass
+from tests.models import Classifier, conv, images, randomise
+
+
+@dataclass(frozen=True)
+class DropIdentities(qatc.Pass):
+    """nn.Identity goes."""
+
+    name: ClassVar[str] = "drop-identities"
+    requires: ClassVar[tuple[Invariant, ...]] = (ONE_CALL_SITE,)
+
+    def run(self, gm: fx.GraphModule) -> bool:
+        return bool(apply(gm, (Rule("identity", Chain((Op((nn.Identity,)),)), self.drop),)))
+
+    @staticmethod
+    def drop(gm: fx.GraphModule, node: fx.Node) -> bool:
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        gm.graph.erase_node(node)
+        return True
+
+
+def test_a_pass() -> None:
+    model = nn.Sequential(conv(3, 4), nn.Identity(), nn.ReLU())
+    check_pass(
+        DropIdentities(),
+        model,
+        snapshot("""\
+-%_1 = Identity(%_0) : f32[N,4,8,8]  # 1
+-%_2 = ReLU(%_1) : f32[N,4,8,8]  # 2
++%_2 = ReLU(%_0) : f32[N,4,8,8]  # 2
+"""),
+        before=[DedupModules()],
+    )
+    before, *rest = qat_pipeline(TARGETS["onnxruntime"], QConfig())
+    gm = trace(randomise(model), [images()])
+    qatc.Pipeline((before, DropIdentities(), *rest)).run(gm)
+    assert [type(m).__name__ for _, m in ir.module_calls(gm)] == snapshot(
+        ["MovingAverage", "FusedConv2d", "MovingAverage"]
+    )
+
+
+class Percentile(MinMax):
+    """The range that holds all but a share of the values."""
+
+    share = 0.05
+
+    def record(self, x: Tensor, site: int) -> None:
+        """Widen the range to hold most of the batch."""
+        low, high = torch.quantile(x.float(), torch.tensor([self.share, 1 - self.share]))
+        super().record(torch.stack([low, high]), site)
+
+
+class TwiceTheMean(Quantizer):
+    """A weight's step from its mean magnitude."""
+
+    def record(self, x: Tensor, site: int) -> None:
+        """Do nothing."""
+
+    def observe(self, x: Tensor, site: int) -> None:
+        """Do nothing."""
+
+    def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
+        """Return the grid."""
+        amplitude = 2 * x.abs().mean()
+        return grid_from_range(-amplitude, amplitude, self.spec, floor)
+
+
+def test_a_quantizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ACTIVATION_QUANTIZERS, "percentile", Percentile)
+    monkeypatch.setitem(WEIGHT_QUANTIZERS, "twice_the_mean", TwiceTheMean)
+    layer = LayerConfig(activation_quantizer="percentile", weight_quantizer="twice_the_mean", per_channel=False)
+    gm: Any = qatc.prepare(randomise(Classifier()), images(), config=QConfig(layer))
+    qatc.calibrate(gm, [images()], progress=False)
+    wide: Any = qatc.prepare(randomise(Classifier()), images())
+    qatc.calibrate(wide, [images()], progress=False)
+    assert float(gm.x_q.high) < float(wide.x_q.high)
+    assert isinstance(gm.fc.weight_quantizer, TwiceTheMean)
+    gm.train()(images()).sum().backward()
+    assert all(p.grad is not None for p in gm.parameters())
+
+
+DSP = Target(
+    name="dsp",
+    summary="a made-up processor: signed activations, weights with one scale, sigmoid from a table",
+    activation=ActivationRule(signed=True, symmetric=True),
+    weight=WeightRule(narrow=False, per_channel=frozenset({"Gemm"})),
+    ops={
+        "Conv": OpRule(inputs="quantized", output="quantized", final=True),
+        "Gemm": OpRule(inputs="quantized"),
+        "MaxPool": OpRule(output="same"),
+        "Sigmoid": OpRule(inputs="quantized", output="quantized"),
+        "Reshape": OpRule(reason="this one reshapes in float"),
+    },
+    file=FileRule(opset=(13, 21, 18), bias="float", low_bits="clip_values", mean="ReduceMean"),
+    verify=VerifyRule(level="disabled", differing=1e-5),
+)
+
+
+def test_a_target() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool, self.fc = conv(3, 4), nn.MaxPool2d(2), nn.Linear(64, 5)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.fc(self.pool(torch.sigmoid(self.conv(x))).flatten(1))
+
+    gm: Any = qatc.prepare(randomise(Net()), images(), target=DSP)
+    assert gm.prepared_for.target is DSP
+    assert str(gm.report) == snapshot("""\
+op       kind     weight  inputs  output  why float
+---------------------------------------------------
+conv     Conv     s8      s8      s8
+sigmoid  Sigmoid          s8      s8
+pool     MaxPool          s8
+flatten  Reshape          s8              this one reshapes in float
+fc       Gemm     s8/ch0  s8
+4 of 5 ops quantized (2 with weights); float: Reshape\
+""")
+    assert gm.conv.weight_quantizer.spec == QuantSpec()
+    assert gm.fc.weight_quantizer.spec == QuantSpec(axis=0)
+    qatc.calibrate(gm, [images()], progress=False)
+    gm.train()(images()).sum().backward()
+
+
+def test_a_target_is_data_that_another_is_made_from() -> None:
+    no_pools = replace(DSP, ops={k: v for k, v in DSP.ops.items() if k != "MaxPool"})
+    gm = qatc.prepare(nn.Sequential(conv(3, 4), nn.MaxPool2d(2), conv(4, 4)), images(), target=no_pools)
+    assert {row.name: row.reason for row in gm.report.rows if row.reason} == snapshot(
+        {"1": "MaxPool has no integer form on dsp"}
+    )
