@@ -20,6 +20,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
             if isinstance(bn, nn.modules.batchnorm._BatchNorm):
                 if bn.affine:
                     bn.weight.copy_(torch.rand(bn.num_features, generator=g) * 0.6 + 0.7)
+                    bn.weight[0] *= -1
                     bn.bias.copy_(torch.randn(bn.num_features, generator=g) * 0.3 + 0.8)
                 if bn.running_mean is not None and bn.running_var is not None:
                     bn.running_mean.copy_(torch.randn(bn.num_features, generator=g) * 0.3)

@@ -315,6 +315,7 @@ def test_values_that_are_not_finite_are_found(name: str) -> None:
         quantizer = calibrated(name, QuantSpec(), torch.tensor([1.0, bad]))
         assert not quantizer.ready
     quantizer = calibrated(name, QuantSpec(), images())
+    assert quantizer.ready
     quantizer.recording = True
     quantizer(torch.tensor([1.0, math.inf]))
     quantizer.recording = False

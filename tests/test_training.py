@@ -139,3 +139,28 @@ def test_a_step_under_bfloat16_autocast_keeps_scales_and_statistics_in_float32(c
             grid = module.grid(torch.ones(4, 4, 3, 3), None, None)
             assert (grid.scale.dtype, grid.zero_point.dtype) == (torch.float32, torch.float32)
     assert {b.dtype for b in gm.buffers() if b.is_floating_point()} == {torch.float32}
+
+
+@every_config
+def test_weight_and_bias_deploy_on_their_grids(config: str) -> None:
+    """The bias on float32(scale of the input * scale of the weight), as every integer kernel adds it."""
+    gm: Any = prepared(ConvBnAct(bn=nn.BatchNorm2d(4)), config=config).eval()
+    weight, bias = gm.conv.deployed(gm.bn, gm.x_q)
+    folded = gm.conv.fold(gm.bn)
+    grid = gm.conv.weight_quantizer.checked_grid(folded.weight, folded.gain)
+    codes = weight / grid.scale.view(4, 1, 1, 1)
+    torch.testing.assert_close(codes, codes.round(), rtol=0, atol=1e-4)
+    step = grid.scale * gm.x_q.checked_grid(images()).scale
+    torch.testing.assert_close(bias, (folded.bias / step).round() * step)
+    assert bool((bias - folded.bias).abs().gt(0).any())
+
+
+def test_a_channel_of_tiny_weights_keeps_its_bias_within_32_bits() -> None:
+    model: Any = randomise(ConvBnAct(conv(3, 4)))
+    with torch.no_grad():
+        model.conv.weight[0] *= 1e-15
+        model.conv.bias.fill_(100.0)
+    gm = prepared_as_it_is(model).eval()
+    _, bias = gm.conv.deployed(None, gm.x_q)
+    torch.testing.assert_close(bias, model.conv.bias, rtol=1e-3, atol=0)
+    close(evaluated(gm, [images()]), evaluated(model, [images()]), "output", 0.02)

@@ -65,6 +65,7 @@ def output_names(gm: fx.GraphModule) -> list[str]:
 
 def clean(model: onnx_ir.Model) -> None:
     """Fold what is constant (but for codes, which would become float), and drop what nothing reads."""
+    common.ShapeInferencePass()(model)  # some of the exporter's nodes come without
     make_shapes_constant(model.graph)
     fold_constants(model, should_fold=lambda node: False if node.op_type in _KEPT else None)
     onnx_ir.passes.Sequential(

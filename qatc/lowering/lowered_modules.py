@@ -39,10 +39,10 @@ class LoweredQuantizer(nn.Module):
         """Return x on its grid."""
         if self.limits is not None:
             x = torch.clamp(x, *self.limits)
-        code: Tensor = torch.ops.qatc.quantize(x, self.scale, self.zero_point)
+        code: Tensor = onnx_ops.quantize(x, self.scale, self.zero_point)
         if self.clip_codes:
-            code = torch.ops.qatc.clip_codes(code, self.low, self.high)
-        result: Tensor = torch.ops.qatc.dequantize(code, self.scale, self.zero_point, 1)
+            code = onnx_ops.clip_codes(code, self.low, self.high)
+        result: Tensor = onnx_ops.dequantize(code, self.scale, self.zero_point, 1)
         return result
 
 
@@ -117,16 +117,14 @@ class LoweredLayer(nn.Module):
 
     def dequantized_weight(self) -> Tensor:
         """Return the float weight of the codes."""
-        weight: Tensor = torch.ops.qatc.dequantize(
-            self.weight_codes, self.weight_scale, self.weight_zero_point, self.axis
-        )
+        weight: Tensor = onnx_ops.dequantize(self.weight_codes, self.weight_scale, self.weight_zero_point, self.axis)
         return weight
 
     def dequantized_bias(self) -> Tensor | None:
         """Return the float bias, on its grid."""
         if not self.int32_bias:
             return self.bias
-        bias: Tensor = torch.ops.qatc.dequantize(self.bias_codes, self.bias_scale, self.bias_zero_point, 0)
+        bias: Tensor = onnx_ops.dequantize(self.bias_codes, self.bias_scale, self.bias_zero_point, 0)
         return bias
 
 
@@ -191,7 +189,7 @@ class GlobalAveragePool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, C, 1, ...], or [N, C]."""
-        y: Tensor = torch.ops.qatc.global_average_pool(x)
+        y: Tensor = onnx_ops.global_average_pool(x)
         return y if self.keepdim else torch.flatten(y, 1)
 
 
@@ -210,9 +208,3 @@ class Guarded(nn.Module):
 def unchanged(y: Tensor) -> Tensor:
     """Return y behind an op that changes nothing, and that no optimizer removes."""
     return F.leaky_relu(y, 1.0)
-
-
-__all__ = [
-    "FloatLayer", "FloatMultiplyAdd", "GlobalAveragePool", "LoweredBatchNorm", "LoweredLayer", "LoweredQuantizer",
-    "Guarded", "representable", "weights_of", "onnx_ops",
-]  # fmt: skip

@@ -43,7 +43,7 @@ _KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str], ...] = 
 )  # fmt: skip
 
 _RANGES: dict[type[nn.Module], tuple[float, float]] = {
-    nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0), nn.Sigmoid: (0.0, 1.0), nn.Hardsigmoid: (0.0, 1.0),
+    nn.ReLU: (0.0, math.inf), nn.Sigmoid: (0.0, 1.0), nn.Hardsigmoid: (0.0, 1.0),
     nn.Softmax: (0.0, 1.0), nn.Tanh: (-1.0, 1.0),
 }  # fmt: skip
 

@@ -92,10 +92,10 @@ def test_a_bn_of_one_dimension_reads_two_and_three() -> None:
 def test_its_factor_is_its_weight() -> None:
     gm = check_pass(
         FoldBnSelf(),
-        nn.Sequential(nn.BatchNorm2d(3)),
+        nn.Sequential(nn.BatchNorm2d(3, eps=0.5)),
         snapshot("""\
--%_0 = BatchNorm2d(%input_1) : f32[N,3,8,8]  # 0
-+%_0 = FusedBatchNorm(%input_1) : f32[N,3,8,8]  # 0
+-%_0 = BatchNorm2d(%input_1) : f32[N,3,8,8]  eps=0.5  # 0
++%_0 = FusedBatchNorm(%input_1) : f32[N,3,8,8]  eps=0.5  # 0
 """),
         before=BEFORE,
     )

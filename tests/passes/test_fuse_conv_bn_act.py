@@ -162,10 +162,10 @@ def test_groups_biases_strides_and_padding_modes_are_kept() -> None:
 def test_a_bn_without_factors_is_fused() -> None:
     check_pass(
         FuseConvBnAct(),
-        ConvBnAct(bn=bn2d(4, affine=False)),
+        ConvBnAct(bn=bn2d(4, eps=0.5, affine=False)),
         snapshot("""\
 -%conv = Conv2d(%x) : f32[N,4,8,8]  k3 p1  # conv
--%bn = BatchNorm2d(%conv) : f32[N,4,8,8]  affine=False  # bn
+-%bn = BatchNorm2d(%conv) : f32[N,4,8,8]  eps=0.5 affine=False  # bn
 -return %bn
 +%conv = FusedConv2d(%x, bn=%bn) : f32[N,4,8,8]  k3 p1  # conv
 +return %conv

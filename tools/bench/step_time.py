@@ -76,7 +76,7 @@ def training_step(model: nn.Module, x: Tensor, args: argparse.Namespace) -> Step
         optimizer.zero_grad(set_to_none=True)
         with cast():
             loss = F.cross_entropy(run(x), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     for _ in range(3):
