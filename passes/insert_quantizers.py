@@ -90,6 +90,8 @@ class _Placement:
         if not self.layers[str(node.target)].quantize:
             return OpRule(reason="excluded by a rule of the configuration")
         rule = self.target.rule(op_kind(module))
+        if rule.inputs == "quantized" and any(_is_number(arg) for arg in node.args):
+            return OpRule(reason="one of its operands is a number, which has no grid")
         if rule.inputs == "any" or any(_is_float(n) for n in ir.tensor_inputs(node)):
             return rule
         return OpRule(reason="none of its inputs is a float tensor")
@@ -114,7 +116,7 @@ class _Placement:
         return rule.inputs == "quantized"
 
     def _raw_branch(self, add: fx.Node) -> fx.Node | None:
-        """Return the input of a residual add that stays raw: the weighted op that nothing else reads.
+        """Return the input of a residual add that stays raw: the convolution that takes the sum in.
 
         Where both are such ops the longer path stays raw (the backbone); where neither is, the add is no epilogue.
         """
@@ -256,6 +258,10 @@ def _is_float(node: fx.Node) -> bool:
     """Say whether the node gives a float tensor; where types are not known, whether it may."""
     kind = ir.tensor_type(node)
     return may_be_tensor(node) if kind is None else kind.dtype.is_floating_point
+
+
+def _is_number(arg: Any) -> bool:
+    return not may_be_tensor(arg) if isinstance(arg, fx.Node) else isinstance(arg, int | float)
 
 
 def _batch_norm_of(node: fx.Node) -> Any:

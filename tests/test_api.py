@@ -154,10 +154,10 @@ def test_integers_need_example_inputs_and_the_error_says_so() -> None:
     class Offsets(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.embedding, self.fc = nn.Embedding(12, 6), nn.Linear(6, 4)
+            self.embedding, self.fc = nn.Embedding(16, 6), nn.Linear(6, 4)
 
         def forward(self, x: Tensor) -> Any:
-            return self.fc(self.embedding(x + 2))
+            return self.fc(self.embedding(x + x))
 
     ids = torch.arange(8).view(2, 4)
     gm = qatc.prepare(Offsets(), ids)

@@ -12,6 +12,7 @@ from tests.models import (
     Classifier,
     ConvBnAct,
     ResidualIdentity,
+    conv,
     images,
     randomise,
 )

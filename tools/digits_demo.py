@@ -26,9 +26,9 @@ from tools.networks import NETWORKS
 
 FLOAT = {"lenet": Recipe(30, 3e-3), "resnet-digits": Recipe(20, 5e-3)}
 VARIANTS = (
-    ("w8a8", "onnxruntime", Recipe(8, 1e-3)),
-    ("w8a8", "tensorrt", Recipe(8, 1e-3)),
-    ("w8a8-pow2", "onnxruntime", Recipe(8, 1e-3)),
+    ("w8a8", "onnxruntime", Recipe(6, 5e-4)),
+    ("w8a8", "tensorrt", Recipe(6, 5e-4)),
+    ("w8a8-pow2", "onnxruntime", Recipe(6, 5e-4)),
     ("w4a4", "onnxruntime", Recipe(8, 1e-3)),
     ("w4a4-pow2", "onnxruntime", Recipe(8, 1e-3)),
 )

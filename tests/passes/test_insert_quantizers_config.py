@@ -11,6 +11,7 @@ from qatc.spec import LayerConfig, QConfig, Rule
 from tests.models import (
     Classifier,
     Concat,
+    PreActivation,
     SharedConv,
     conv,
     images,
@@ -94,3 +95,10 @@ def test_a_step_per_channel_is_of_the_weight_and_one_step_of_the_folded_weight()
         config = QConfig(LayerConfig(weight_quantizer="lsq", per_channel=per_channel))
         quantizer = qatc.prepare(model, images(), config=config).get_submodule("0.weight_quantizer")
         assert quantizer.log2_scale.shape == shape
+
+
+def test_the_factor_of_a_bn_keeps_eight_bits_a_channel() -> None:
+    gm = placed(PreActivation(), config="w4a4")
+    assert {name: str(spec) for name, spec in specs(gm).items() if "weight" in name} == snapshot(
+        {"bn1.weight_quantizer": "s8/ch0", "conv.weight_quantizer": "s8/ch0", "bn2.weight_quantizer": "s8/ch0"}
+    )
