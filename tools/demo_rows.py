@@ -104,11 +104,14 @@ def timed(row: Row, repeats: int) -> Row:
     return replace(row, float_seconds=before, int8_seconds=after)
 
 
-HEAD = (
-    ("", "", "", "accuracy, %", "", "", "codes", "differ", "differ", "KiB", "", "ms", "", "", "TensorRT's rules"),
-    ("network", "config", "target", "float", "QAT", "int8", "compared", "per op", "in all", "float", "int8", "float",
-     "int8", "ratio", ""),
-)  # fmt: skip
+# Column by column: what it belongs to, and its own name.
+HEAD = tuple(zip(
+    ("", "network"), ("", "config"), ("", "target"),
+    ("accuracy, %", "float"), ("", "QAT"), ("", "int8"),
+    ("codes", "compared"), ("differ", "per op"), ("differ", "end to end"),
+    ("KiB", "float"), ("", "int8"), ("ms", "float"), ("", "int8"), ("", "ratio"),
+    ("TensorRT's rules", ""), strict=True,
+))  # fmt: skip
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -145,4 +148,6 @@ def summary(rows: Sequence[Row]) -> str:
     for row in rows:
         bits = row.of.config.partition("-")[0]
         lost[bits] = max(lost.get(bits, -100.0), row.of.float_accuracy - row.int8_accuracy)
-    return "accuracy lost to float, at most: " + ", ".join(f"{bits} {points:.2f}" for bits, points in lost.items())
+    return "points of accuracy lost to float, at most: " + ", ".join(
+        f"{bits} {points:.2f}" for bits, points in lost.items()
+    )
