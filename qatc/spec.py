@@ -170,11 +170,12 @@ class QConfig:
 
 
 def _proposal(match: Matcher, names: Iterable[str]) -> str:
+    names = tuple(names)
     if not isinstance(match, str):
         return "check the type against print(model)"
-    near = difflib.get_close_matches(match.removeprefix("re:"), list(names), n=3, cutoff=0.3)
-    listed = ", ".join(repr(n) for n in near) if near else "model.report lists every name"
-    return f"names are those of the model's own modules; the nearest: {listed}"
+    near = difflib.get_close_matches(match.removeprefix("re:"), names, n=3, cutoff=0.3)
+    listed = ", ".join(map(repr, near or names[:8]))
+    return f"names are those of the model's own modules; {'the nearest' if near else 'the first'}: {listed}"
 
 
 _W8 = LayerConfig()

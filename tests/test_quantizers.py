@@ -454,3 +454,14 @@ def test_a_quantizer_moves_and_copies_like_a_module() -> None:
     twin = copy.deepcopy(model).double().float()
     assert torch.equal(twin[1](images()), model[1](images()))
     assert str(model[1]) == "LSQ(s4)"
+
+
+@pytest.mark.parametrize("kind", [MinMax, MovingAverage])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_training_batch_that_overflowed_leaves_the_range(kind: type[MinMax], value: float) -> None:
+    quantizer = kind(QuantSpec(signed=False, symmetric=False)).train()
+    quantizer(torch.tensor([-1.0, 2.0]))
+    before = (quantizer.low.clone(), quantizer.high.clone())
+    quantizer(torch.tensor([-1.0, value]))
+    assert torch.equal(quantizer.high, before[1])
+    assert bool(torch.isfinite(quantizer.low).all())

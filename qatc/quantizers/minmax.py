@@ -46,8 +46,10 @@ class MinMax(Quantizer):
         self.high[site] = torch.fmax(self.high[site], high)
 
     def observe(self, x: Tensor, site: int) -> None:
-        """Widen the site's range to hold the batch."""
-        self.record(x, site)
+        """Widen the site's range to hold the batch, but for one that overflowed: gradient scaling skips such steps."""
+        low, high = range_of(x, None)
+        self.low[site] = torch.fmin(self.low[site], torch.where(torch.isinf(low), torch.nan, low))
+        self.high[site] = torch.fmax(self.high[site], torch.where(torch.isinf(high), torch.nan, high))
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid that covers every site."""

@@ -17,8 +17,8 @@ class MovingAverage(MinMax):
     momentum = 0.01
 
     def observe(self, x: Tensor, site: int) -> None:
-        """Move the site's range towards that of the batch."""
+        """Move the site's range towards that of the batch, but for one that overflowed."""
         low, high = range_of(x, None)
         for state, seen in ((self.low, low), (self.high, high)):
             old = torch.where(torch.isnan(state[site]), seen, state[site])
-            state[site] = old + self.momentum * (seen - old)
+            state[site] = torch.where(torch.isfinite(seen), old + self.momentum * (seen - old), state[site])
