@@ -1,5 +1,8 @@
 """The errors that a user meets: each says what is wrong, where, and what to do about it."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class QatcError(Exception):
     """Base of every error that qatc raises on purpose; the commands turn it into one message and exit code 2."""
@@ -51,3 +54,11 @@ class LoweringError(QatcError):
 
 class VerificationError(QatcError):
     """The lowered file does not compute what was simulated."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], remedy: str) -> ConfigError:
+    """Return the error for a name that is none of `known`, with the nearest; `{}` in the remedy stands for them all."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ConfigError(f"unknown {kind} {name!r}", remedy=hint + remedy.format(", ".join(known)))

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from qatc.errors import ConfigError
+from qatc.errors import ConfigError, unknown
 
 Pow2 = Literal["up", "down"]
 MAX_BITS = 8
@@ -174,7 +174,7 @@ def _proposal(match: Matcher, names: Iterable[str]) -> str:
     if not isinstance(match, str):
         return "check the type against print(model)"
     near = difflib.get_close_matches(match.removeprefix("re:"), names, n=3, cutoff=0.3)
-    listed = ", ".join(map(repr, near or names[:8]))
+    listed = ", ".join(map(repr, near or names[:4]))
     return f"names are those of the model's own modules; {'the nearest' if near else 'the first'}: {listed}"
 
 
@@ -197,6 +197,4 @@ def config_of(config: "str | QConfig") -> QConfig:
         return config
     if config in PRESETS:
         return PRESETS[config]
-    near = difflib.get_close_matches(config, PRESETS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"unknown config {config!r}", remedy=f"{hint}presets: {', '.join(PRESETS)}; or pass a QConfig")
+    raise unknown("config", config, PRESETS, "presets: {}; or pass a QConfig")

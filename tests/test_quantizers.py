@@ -1,99 +1,29 @@
 """Every quantizer of the tables: its codes, its gradients, and when it moves."""
 
 import copy
-import math
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from inline_snapshot import snapshot
 from onnx import TensorProto, helper
-from torch import Tensor, nn
+from torch import Tensor
 
-from qatc.errors import CalibrationError, ConfigError
-from qatc.passes.constrain_pow2_scales import constrained
 from qatc.quantizers import (
-    ACTIVATION_QUANTIZERS,
-    LSQ,
     WEIGHT_QUANTIZERS,
-    MinMax,
-    MovingAverage,
     Quantizer,
-    WeightLSQ,
     WeightMinMax,
-    activation_quantizer,
     weight_quantizer,
 )
-from qatc.quantizers.fake_quantize import snap
-from qatc.quantizers.grid import MIN_SCALE, Grid
+from qatc.quantizers.grid import Grid
 from qatc.spec import QuantSpec
 from tests.models import images
-
-# What the targets ask for; every spec at 4 and 8 bits, the first of them at every width.
-ACTIVATION_SPECS = {
-    "unsigned, asymmetric": QuantSpec(signed=False, symmetric=False),
-    "signed": QuantSpec(),
-    "unsigned": QuantSpec(signed=False),
-    "signed, asymmetric": QuantSpec(symmetric=False),
-    "signed, pow2": QuantSpec(pow2="up"),
-    "asymmetric, pow2": QuantSpec(signed=False, symmetric=False, pow2="up"),
-    "clipped": QuantSpec(signed=False, upper=1.5),
-    "clipped, pow2": QuantSpec(signed=False, upper=1.5, pow2="down"),
-    "clipped, asymmetric": QuantSpec(signed=False, symmetric=False, upper=1.5),
-    "clipped, asymmetric, pow2": QuantSpec(signed=False, symmetric=False, upper=1.5, pow2="up"),
-    "clipped, asymmetric, pow2 down": QuantSpec(signed=False, symmetric=False, upper=1.5, pow2="down"),
-}
-WEIGHT_SPECS = {
-    "per channel": QuantSpec(axis=0, narrow=True),
-    "one scale": QuantSpec(narrow=True),
-    "per input channel": QuantSpec(axis=1, narrow=True),
-    "wide": QuantSpec(axis=0),
-    "per channel, pow2": QuantSpec(axis=0, narrow=True, pow2="up"),
-}
-
-
-def calibrated(name: str, spec: QuantSpec, *seen: Tensor) -> Quantizer:
-    """Return an activation quantizer in eval mode that has recorded the values."""
-    quantizer = activation_quantizer(name, spec).eval()
-    quantizer.recording = True
-    for x in seen:
-        assert quantizer(x) is x
-    quantizer.recording = False
-    quantizer.settle()
-    return quantizer
-
-
-def cases() -> Iterator[tuple[str, Quantizer, Tensor]]:
-    """Yield every quantizer with every spec and width it is for, with values that it was calibrated on."""
-    for bits in range(2, 9):
-        few = None if bits in (4, 8) else 2
-        x, w = images(512, seed=bits) + 0.3, images(6, 4, 3, 3, seed=bits)
-        for name in ACTIVATION_QUANTIZERS:
-            for title, spec in islice(ACTIVATION_SPECS.items(), few):
-                yield f"{name}, {title}, {bits} bits", calibrated(name, replace(spec, bits=bits), x), x
-        for name in WEIGHT_QUANTIZERS:
-            for title, spec in islice(WEIGHT_SPECS.items(), few):
-                quantizer = weight_quantizer(name, replace(spec, bits=bits), w)
-                yield f"weight {name}, {title}, {bits} bits", quantizer.eval(), w
-
-
-CASES = [pytest.param(quantizer, x, id=title) for title, quantizer, x in cases()]
-every_case = pytest.mark.parametrize(("quantizer", "x"), CASES)
-every_activation = pytest.mark.parametrize("name", ACTIVATION_QUANTIZERS)
-every_kind = pytest.mark.parametrize(
-    "quantizer",
-    [pytest.param(kind(QuantSpec()), id=name) for name, kind in ACTIVATION_QUANTIZERS.items()]
-    + [pytest.param(weight_quantizer(n, QuantSpec(), images(6)), id=f"weight {n}") for n in WEIGHT_QUANTIZERS],
+from tests.quantizer_cases import (
+    CASES,
+    broadcast,
+    calibrated,
+    every_case,
 )
-
-
-def broadcast(value: Tensor, like: Tensor, axis: int | None) -> Tensor:
-    """Return a value per channel in a shape that fits `like`."""
-    return value if axis is None else value.view([-1 if d == axis else 1 for d in range(like.dim())])
 
 
 @every_case
@@ -239,229 +169,3 @@ def test_each_channel_has_a_scale_of_its_own() -> None:
         for i, channel in enumerate(w):
             alone = weight_quantizer(name, QuantSpec(narrow=True), channel).eval()(channel)
             torch.testing.assert_close(together[i], alone)
-
-
-@every_activation
-def test_before_it_has_a_range_it_passes_values_through(name: str) -> None:
-    quantizer, x = activation_quantizer(name, QuantSpec()).eval(), images()
-    assert quantizer(x) is x
-    assert not quantizer.ready
-    with pytest.raises(CalibrationError) as caught:
-        quantizer.codes(x)
-    assert str(caught.value) == snapshot("""\
-a quantizer has no range
-  try: run qatc.calibrate(model, batches), or train\
-""")
-
-
-@every_activation
-def test_training_begins_a_range_with_the_first_batch(name: str) -> None:
-    quantizer, x = activation_quantizer(name, QuantSpec()), images()
-    assert not torch.equal(quantizer(x), x)
-    assert torch.equal(quantizer.grid(x, None, None).scale, calibrated(name, QuantSpec(), x).grid(x, None, None).scale)
-
-
-def test_a_moving_average_moves_by_its_momentum_from_the_first_batch_on() -> None:
-    quantizer = MovingAverage(QuantSpec(signed=False, symmetric=False))
-    quantizer(torch.tensor([-1.0, 2.0]))
-    assert (float(quantizer.low), float(quantizer.high)) == (-1.0, 2.0)
-    quantizer(torch.tensor([-3.0, 1.0]))
-    torch.testing.assert_close((quantizer.low, quantizer.high), (torch.tensor([-1.02]), torch.tensor([1.99])))
-
-
-def test_recording_covers_all_batches() -> None:
-    for name in ("minmax", "moving_average"):
-        quantizer = calibrated(name, QuantSpec(), torch.tensor([-1.0, 2.0]), torch.tensor([-3.0, 1.0]))
-        assert isinstance(quantizer, MinMax)
-        assert (float(quantizer.low), float(quantizer.high)) == (-3.0, 2.0)
-
-
-def test_lsq_begins_with_the_papers_step() -> None:
-    x = images(4, 100)
-    expected = 2 * x.abs().mean() / math.sqrt(7)
-    torch.testing.assert_close(calibrated("lsq", QuantSpec(4), *x).checked_grid(x).scale, expected)
-    torch.testing.assert_close(weight_quantizer("lsq", QuantSpec(4), x).checked_grid(x).scale, expected)
-
-
-@every_activation
-def test_ranges_are_kept_once_observing_ends(name: str) -> None:
-    quantizer = calibrated(name, QuantSpec(), images()).train()
-    quantizer.observing = False
-    before = copy.deepcopy(quantizer.state_dict())
-    quantizer(100 * images())
-    assert all(torch.equal(v, before[k]) for k, v in quantizer.state_dict().items())
-
-
-@every_kind
-def test_a_disabled_one_passes_values_through(quantizer: Quantizer) -> None:
-    quantizer, x = copy.deepcopy(quantizer), images()
-    quantizer.enabled = False
-    assert quantizer(x) is x
-
-
-@pytest.mark.parametrize("spec", [QuantSpec(), QuantSpec(pow2="up"), QuantSpec(signed=False, symmetric=False)], ids=str)
-def test_a_tensor_of_zeros_stays_zeros(spec: QuantSpec) -> None:
-    zeros = torch.zeros(4, 3)
-    made = [calibrated(name, spec, zeros) for name in ACTIVATION_QUANTIZERS]
-    made += [weight_quantizer(name, spec, zeros).eval() for name in WEIGHT_QUANTIZERS if spec.symmetric]
-    for quantizer in made:
-        assert torch.equal(quantizer(zeros), zeros)
-        assert float(quantizer.checked_grid(zeros).scale) >= MIN_SCALE
-
-
-@every_activation
-def test_values_that_are_not_finite_are_found(name: str) -> None:
-    for bad in (math.inf, math.nan):
-        quantizer = calibrated(name, QuantSpec(), torch.tensor([1.0, bad]))
-        assert not quantizer.ready
-    quantizer = calibrated(name, QuantSpec(), images())
-    assert quantizer.ready
-    quantizer.recording = True
-    quantizer(torch.tensor([1.0, math.inf]))
-    quantizer.recording = False
-    quantizer.settle()
-    assert not quantizer.ready
-
-
-@every_activation
-def test_call_sites_that_share_a_grid_are_all_covered(name: str) -> None:
-    quantizer = ACTIVATION_QUANTIZERS[name](QuantSpec(), 2)
-    quantizer.recording = True
-    quantizer(images(), 0)
-    assert not quantizer.ready
-    quantizer(3 * images(), 1)
-    quantizer.recording = False
-    quantizer.settle()
-    wide = calibrated(name, QuantSpec(), 3 * images())
-    torch.testing.assert_close(quantizer.eval().checked_grid(images()), wide.checked_grid(images()))
-
-
-@every_kind
-def test_state_is_carried_by_the_state_dict(quantizer: Quantizer) -> None:
-    trained, fresh, x = copy.deepcopy(quantizer).train(), copy.deepcopy(quantizer).eval(), images(6)
-    trained(x)
-    fresh(x)
-    fresh.load_state_dict(trained.state_dict())
-    assert torch.equal(fresh(x), trained.eval()(x))
-    assert not torch.equal(fresh(x), x)
-
-
-@every_kind
-def test_low_precision_values_keep_their_dtype_and_the_scale_is_float32(quantizer: Quantizer) -> None:
-    quantizer, x = copy.deepcopy(quantizer), images(6).bfloat16()
-    assert quantizer(x).dtype == torch.bfloat16
-    assert quantizer.eval().checked_grid(x).scale.dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    "spec", [QuantSpec(4), QuantSpec(8, axis=0), QuantSpec(3, signed=False, symmetric=False)], ids=str
-)
-def test_lsqs_gradients_are_those_of_the_straight_through_form(spec: QuantSpec) -> None:
-    """Against autograd in float64 of y = s * clip(round(x / s)), with round's gradient 1 (LSQ, equations 1 to 3)."""
-    x = (images(6, 50) * 0.7 + 0.1).requires_grad_()
-    weights = spec.symmetric
-    quantizer = weight_quantizer("lsq", spec, x) if weights else calibrated("lsq", spec, x.detach()).train()
-    assert isinstance(quantizer, LSQ | WeightLSQ)
-    factor = images(6, 50, seed=1)
-    (quantizer(2 * x) * factor).sum().backward()
-
-    grid = quantizer.checked_grid(x)
-    wide = x.detach().double().requires_grad_()
-    log2 = quantizer.log2_scale.detach().double().requires_grad_()
-    share = 1.0 / math.sqrt(x.numel() / log2.numel() * spec.qmax)
-    step = torch.exp2(log2)
-    step = broadcast(step * share + (step * (1 - share)).detach(), x, spec.axis)
-    ratio = 2 * wide / step
-    zero_point = broadcast(grid.zero_point, x, spec.axis).double()
-    levels = (ratio + (ratio.round() - ratio).detach() + zero_point).clamp(spec.qmin, spec.qmax)
-    ((levels - zero_point) * step * factor.double()).sum().backward()
-    # float32 sums of 50 to 300 terms
-    torch.testing.assert_close(x.grad, wide.grad, rtol=1e-5, atol=1e-6, check_dtype=False)
-    torch.testing.assert_close(quantizer.log2_scale.grad, log2.grad, rtol=1e-4, atol=1e-5, check_dtype=False)
-
-
-@pytest.mark.parametrize("rate", [-1e4, -1e2, 1e2, 1e4])
-def test_a_learned_scale_stays_positive_and_finite_whatever_the_optimizer_does(rate: float) -> None:
-    x = images(40)
-    for quantizer in (calibrated("lsq", QuantSpec(4), x).train(), weight_quantizer("lsq", QuantSpec(4), x)):
-        optimizer = torch.optim.SGD(quantizer.parameters(), lr=abs(rate), maximize=rate < 0)
-        for _ in range(20):
-            optimizer.zero_grad()
-            quantizer(x).square().sum().backward()
-            optimizer.step()
-            scale = quantizer.checked_grid(x).scale
-            assert 0 < float(scale) < math.inf
-            assert bool(torch.isfinite(quantizer(x)).all())
-
-
-@pytest.mark.parametrize("pow2", [True, False])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_a_learned_grid_never_ends_past_its_upper_bound(symmetric: bool, pow2: bool) -> None:
-    spec = QuantSpec(4, signed=False, symmetric=symmetric, upper=1.5)
-    spec = constrained(spec) if pow2 else spec
-    quantizer = calibrated("lsq", spec, images(99).clamp(max=1.5))
-    assert isinstance(quantizer, LSQ)
-    for shift in (0.0, 0.1, 1.0, 10.0):
-        with torch.no_grad():
-            quantizer.log2_scale.add_(shift)
-        grid = quantizer.checked_grid(images(1))
-        high = (spec.qmax - float(grid.zero_point)) * float(grid.scale)
-        assert 0.5 < high <= 1.5 * (1 + 2**-23)  # it uses its range, and no more
-
-
-def test_a_gain_multiplies_a_step_per_channel_and_leaves_a_single_one() -> None:
-    w, gain = images(4, 9), torch.tensor([0.5, 1.0, 2.0, 4.0])
-    per_channel = weight_quantizer("lsq", QuantSpec(axis=0), w)
-    torch.testing.assert_close(per_channel.checked_grid(w, gain).scale, gain * per_channel.checked_grid(w).scale)
-    single = weight_quantizer("lsq", QuantSpec(), w)
-    assert torch.equal(single.checked_grid(w, gain).scale, single.checked_grid(w).scale)
-
-
-@every_case
-def test_a_scale_is_at_least_its_floor(quantizer: Quantizer, x: Tensor) -> None:
-    if not isinstance(quantizer, WeightMinMax | WeightLSQ):
-        return
-    scale = quantizer.checked_grid(x).scale
-    assert bool((quantizer.checked_grid(x, floor=3 * scale).scale >= 3 * scale).all())
-    assert torch.equal(quantizer.checked_grid(x, floor=scale / 3).scale, scale)
-
-
-def test_a_bias_snaps_to_multiples_of_its_step_and_keeps_its_gradient() -> None:
-    bias, step = images(5).requires_grad_(), torch.full((5,), 0.01)
-    snapped = snap(bias, step)
-    assert torch.equal(snapped.detach(), (bias.detach() / step).round() * step)
-    snapped.sum().backward()
-    torch.testing.assert_close(bias.grad, torch.ones(5))
-
-
-def test_a_quantizer_of_another_spec_is_fresh() -> None:
-    for name in ACTIVATION_QUANTIZERS:
-        made = calibrated(name, QuantSpec(), images()).with_spec(QuantSpec(4), sites=3)
-        assert (type(made), made.spec.bits, made.sites, made.ready) == (ACTIVATION_QUANTIZERS[name], 4, 3, False)
-
-
-def test_an_unknown_name_proposes_the_nearest() -> None:
-    with pytest.raises(ConfigError) as caught:
-        activation_quantizer("moving_avg", QuantSpec())
-    assert str(caught.value) == snapshot("""\
-unknown quantizer 'moving_avg'
-  try: did you mean 'moving_average'? there are: minmax, moving_average, lsq\
-""")
-
-
-def test_a_quantizer_moves_and_copies_like_a_module() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), calibrated("lsq", QuantSpec(4), images()))
-    twin = copy.deepcopy(model).double().float()
-    assert torch.equal(twin[1](images()), model[1](images()))
-    assert str(model[1]) == "LSQ(s4)"
-
-
-@pytest.mark.parametrize("kind", [MinMax, MovingAverage])
-@pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_a_training_batch_that_overflowed_leaves_the_range(kind: type[MinMax], value: float) -> None:
-    quantizer = kind(QuantSpec(signed=False, symmetric=False)).train()
-    quantizer(torch.tensor([-1.0, 2.0]))
-    before = (quantizer.low.clone(), quantizer.high.clone())
-    quantizer(torch.tensor([-1.0, value]))
-    assert torch.equal(quantizer.high, before[1])
-    assert bool(torch.isfinite(quantizer.low).all())

@@ -67,7 +67,7 @@ rule 're:stem.cnv' matches no layer
             "zzz",
             snapshot("""\
 rule 'zzz' matches no layer
-  try: names are those of the model's own modules; the first: 'stem.conv', 'stem.relu', 'body.0.conv', 'body.1.conv', 'body.1.conv__call1', 'fc'\
+  try: names are those of the model's own modules; the first: 'stem.conv', 'stem.relu', 'body.0.conv', 'body.1.conv'\
 """),
         ),
         (

@@ -1,10 +1,8 @@
 """The quantizers: a file each, named here for configurations."""
 
-import difflib
-
 from torch import Tensor
 
-from qatc.errors import ConfigError
+from qatc.errors import unknown
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.lsq import LSQ, WeightLSQ
 from qatc.quantizers.minmax import MinMax, WeightMinMax
@@ -29,9 +27,7 @@ def weight_quantizer(name: str, spec: QuantSpec, weight: Tensor) -> Quantizer:
 def _look_up(name: str, table: dict[str, type[Quantizer]]) -> type[Quantizer]:
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"unknown quantizer {name!r}", remedy=f"{hint}there are: {', '.join(table)}")
+    raise unknown("quantizer", name, table, "there are: {}")
 
 
 __all__ = [

@@ -1,8 +1,6 @@
 """The targets, a file each; adding one is its file, one line here, and its golden test."""
 
-import difflib
-
-from qatc.errors import ConfigError
+from qatc.errors import unknown
 from qatc.targets.onnxruntime import ONNXRUNTIME
 from qatc.targets.target import ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
 from qatc.targets.tensorrt import TENSORRT
@@ -16,9 +14,7 @@ def target_of(target: "str | Target") -> Target:
         return target
     if target in TARGETS:
         return TARGETS[target]
-    near = difflib.get_close_matches(target, TARGETS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"unknown target {target!r}", remedy=f"{hint}targets: {', '.join(TARGETS)}; or pass a Target")
+    raise unknown("target", target, TARGETS, "targets: {}; or pass a Target")
 
 
 __all__ = [
