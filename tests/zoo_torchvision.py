@@ -1,6 +1,5 @@
 """Networks of torchvision with seeded weights, as no test downloads any."""
 
-import pytest
 import torch
 from torch import nn
 
@@ -12,11 +11,7 @@ NETWORKS = ("resnet18", "mobilenet_v2")
 
 def network(name: str) -> nn.Module:
     """Return the network in eval mode, with random weights, and BatchNorm statistics that fit them but for noise."""
-    try:
-        models = torchvision_models()
-    except ImportError:
-        pytest.skip("torchvision is not installed")
-    model: nn.Module = randomise(models.get_model(name, weights=None, num_classes=10), seed=1)
+    model: nn.Module = randomise(torchvision_models().get_model(name, weights=None, num_classes=10), seed=1)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for bn in norms:
         bn.momentum = 1.0
