@@ -6,6 +6,7 @@ The only file that knows how the graph is made.
 import copy
 import logging
 import operator
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from qatc.prepared import PreparedModel
 from qatc.quantizers.base import Quantizer
 
 log = logging.getLogger("qatc")
-_INTERNAL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_INTERNAL = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
 
 
 def trace(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> PreparedModel:

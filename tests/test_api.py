@@ -13,6 +13,7 @@ import qatc
 from qatc.errors import CalibrationError, ConfigError, TraceError
 from qatc.modules.fused import Fused
 from qatc.prepared import PreparedModel
+from qatc.printer import format_graph
 from tests.check_pass import TOLERANCE, check_same_function, close, evaluated, trained
 from tests.models import (
     Classifier,
@@ -237,3 +238,8 @@ def test_fused_layers_are_the_torch_layers_that_they_were() -> None:
     gm = prepared(ResidualIdentity())
     kinds = {type(m).__mro__[2] if isinstance(m, Fused) else None for m in gm.modules()}
     assert kinds - {None} == {nn.Conv2d}
+
+
+def test_lines_are_those_of_the_library_that_wrote_the_model() -> None:
+    """torchvision's folder begins with the name of torch's."""
+    assert "# conv1 resnet.py:" in format_graph(qatc.prepare(network("resnet18")))
