@@ -9,7 +9,7 @@ import operator
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
 
+from qatc.arguments import arguments_of, grown
 from qatc.errors import TraceError
 from qatc.ir import Source, TensorType, set_source, set_tensor_type, source_of
 from qatc.modules.fused import Fused
+from qatc.nested import map_tensors
 from qatc.prepared import PreparedModel
 from qatc.quantizers.base import Quantizer
 
@@ -29,10 +30,11 @@ log = logging.getLogger("qatc")
 _INTERNAL = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
 
 
-def trace(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> PreparedModel:
+def trace(model: nn.Module, example_inputs: Any = None) -> PreparedModel:
     """Return the graph of a copy of the model, with the tensors' types if there are example inputs.
 
-    Raises `TraceError`, with file and line, where the model's Python depends on the values of tensors.
+    Example inputs have any form that `qatc.arguments.arguments_of` takes. Raises `TraceError`, with file and line,
+    where the model's Python depends on the values of tensors.
     """
     root = copy.deepcopy(model)
     training = {name: module.training for name, module in model.named_modules()}
@@ -139,21 +141,17 @@ def _explained(error: Exception, model: nn.Module) -> TraceError:
     return TraceError(f"{type(model).__name__} cannot be traced: {type(error).__name__}: {error}", where=place)
 
 
-def as_inputs(example_inputs: Any) -> tuple[Any, ...]:
-    """Return example inputs as a tuple of positional arguments; a lone tensor is one argument."""
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,)
-    return tuple(example_inputs)
-
-
-def record_types(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> None:
+def record_types(gm: fx.GraphModule, example_inputs: Any, another_batch: Any = None) -> None:
     """Record every tensor's type by running the graph on fake tensors, at two batch sizes: what differs is the batch.
 
+    Where there is no example of another batch, every tensor with as many rows as the first tensor gets a row more.
     Raises `TraceError` if the graph does not run on the inputs.
     """
-    first = _types(gm, example_inputs)
+    arguments = arguments_of(example_inputs, gm.forward)
+    more = grown(arguments) if another_batch is None else arguments_of(another_batch, gm.forward)
+    first = _types(gm, arguments.bound(gm.forward))
     try:
-        second = _types(gm, _another_batch(example_inputs))
+        second = _types(gm, more.bound(gm.forward))
     except TraceError:  # the model fixes its batch
         second = first
     for node, kind in first.items():
@@ -164,19 +162,16 @@ def record_types(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> None:
         set_tensor_type(node, kind)
 
 
-def _another_batch(inputs: Sequence[Any]) -> Sequence[Any]:
-    def grown(value: Any) -> Any:
-        return torch.cat([value, value[:1]]) if isinstance(value, Tensor) and value.dim() and len(value) else value
-
-    return [pytree.tree_map(grown, value) for value in inputs]
-
-
 class _TypeRecorder(fx.Interpreter):
     """Runs a graph and keeps the type of what each node gives."""
 
-    def __init__(self, gm: fx.GraphModule) -> None:
+    def __init__(self, gm: fx.GraphModule, given: Mapping[str, Any]) -> None:
         super().__init__(gm)
+        self.given = given
         self.found: dict[fx.Node, TensorType | None] = {}
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.given[target.lstrip("*")] if target.lstrip("*") in self.given else args[0]
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -185,14 +180,14 @@ class _TypeRecorder(fx.Interpreter):
         return result
 
 
-def _types(gm: fx.GraphModule, inputs: Sequence[Any]) -> dict[fx.Node, TensorType | None]:
+def _types(gm: fx.GraphModule, inputs: Mapping[str, Any]) -> dict[fx.Node, TensorType | None]:
     training = {module: module.training for module in gm.modules()}
-    recorder = _TypeRecorder(gm)
     gm.eval()
+    recorder = _TypeRecorder(gm, {})
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            fake = [pytree.tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, x) for x in inputs]
-            recorder.run(*fake)
+            recorder.given = map_tensors(mode.from_tensor, dict(inputs))
+            recorder.run()
     except Exception as error:
         node = next((n for n in gm.graph.nodes if n not in recorder.found), None)
         raise TraceError(
