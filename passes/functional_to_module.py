@@ -1,5 +1,6 @@
 """Turn functions, operators and tensor methods into modules."""
 
+import operator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -34,7 +35,7 @@ class FunctionalToModule(Pass):
         stopped = stop_overwriting(gm)
         changed = bool(apply(gm, RULES)) or stopped
         for node in gm.graph.nodes:
-            if node.op in ("call_function", "call_method") and may_be_tensor(node):
+            if node.op in ("call_function", "call_method") and may_be_tensor(node) and not handles_container(node):
                 ir.set_why_float(node, "not an op that qatc knows")
         return changed
 
@@ -112,8 +113,20 @@ def may_be_tensor(node: fx.Node) -> bool:
     """Say whether the node gives a tensor; where types are not known, whether it may."""
     if ir.tensor_type(node) is not None:
         return True
+    if node.op == "placeholder" and node.args and isinstance(node.args[0], int | float | str):
+        return False  # an argument whose default is a plain value
     typed = any(ir.tensor_type(n) is not None for n in node.graph.nodes)
     return not (typed or is_size(node) or call_name(node) in GIVE_SEVERAL)
+
+
+def handles_container(node: fx.Node) -> bool:
+    """Say whether the node only takes a value out of a container, or puts values into one: no op on tensors."""
+    if isinstance(node.target, type):
+        return True
+    if node.target not in (operator.getitem, getattr) or not isinstance(node.args[0], fx.Node):
+        return False
+    typed = ir.tensor_type(node) is not None and ir.tensor_type(node.args[0]) is None
+    return typed or (isinstance(node.args[1], str) and not is_size(node))
 
 
 def contains_node(value: Any) -> bool:

@@ -1,6 +1,8 @@
 """Put quantizers where the target wants them: on weights, and on the tensors between layers."""
 
 import math
+import operator
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -245,8 +247,21 @@ KEEPS_SIGN = frozenset(
 
 
 def _quantizer_path(tensor: fx.Node) -> str:
-    path = str(tensor.target) if tensor.op in ("placeholder", "call_module", "get_attr") else _scoped_name(tensor)
-    return f"{path.lstrip('*')}_q"
+    if tensor.op in ("call_module", "get_attr"):
+        return f"{tensor.target}_q"
+    return f"{_argument_path(tensor) or _scoped_name(tensor)}_q"
+
+
+def _argument_path(node: Any) -> str:
+    """Return the path, joined by `_`, of an argument or of what is read from one; an empty text for any other node."""
+    if not isinstance(node, fx.Node):
+        return ""
+    if node.op == "placeholder":
+        return str(node.target).lstrip("*")
+    if node.target not in (operator.getitem, getattr) or not isinstance(node.args[1], str | int):
+        return ""
+    container = _argument_path(node.args[0])
+    return re.sub(r"\W", "_", f"{container}_{node.args[1]}") if container else ""
 
 
 def _scoped_name(node: fx.Node) -> str:

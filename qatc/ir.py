@@ -3,7 +3,7 @@
 The IR is a plain `torch.fx.GraphModule`; this is the only file that knows the keys of `node.meta`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -164,6 +164,15 @@ def set_module(root: nn.Module, path: str, module: nn.Module) -> None:
             at.add_module(parent, nn.Module())
         at = at.get_submodule(parent)
     at.add_module(name, module)
+
+
+def numbered(wanted: str, taken: Collection[str]) -> str:
+    """Return `wanted`, or the first of `wanted_1`, `wanted_2`, ... that is not taken."""
+    name, n = wanted, 0
+    while name in taken:
+        n += 1
+        name = f"{wanted}_{n}"
+    return name
 
 
 def free_path(root: nn.Module, wanted: str) -> str:

@@ -9,8 +9,9 @@ import logging
 import warnings
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from qatc.arguments import arguments_of
 from qatc.errors import QatcWarning, TraceError
 from qatc.ir import set_notes, set_why_float
 from qatc.nested import tensors
@@ -18,11 +19,10 @@ from qatc.prepared import PreparedModel
 from qatc.tracing.constants import fold_constants, follow_device, keep_out_of_state
 from qatc.tracing.frames import place_of
 from qatc.tracing.model import Traced, traced
-from qatc.tracing.run import Inputs
 from qatc.tracing.symbolic import SymbolicTracer
 from qatc.tracing.types import record_types
 
-__all__ = ["as_inputs", "record_types", "trace"]
+__all__ = ["record_types", "trace"]
 
 log = logging.getLogger("qatc")
 
@@ -32,7 +32,7 @@ def trace(model: nn.Module, example_inputs: Any = None, *, strict: bool = False)
 
     Args:
         model: the model; it is not changed.
-        example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments, of any batch size.
+        example_inputs: in any form that `qatc.arguments.arguments_of` takes, of any batch size.
         strict: whether a submodule that cannot be traced is an error, instead of a float leaf and a warning.
 
     Raises:
@@ -44,7 +44,7 @@ def trace(model: nn.Module, example_inputs: Any = None, *, strict: bool = False)
     if example_inputs is None:
         found = _without_inputs(root.eval(), model)
     else:
-        found = traced(root, model, Inputs.of(example_inputs))
+        found = traced(root, model, arguments_of(example_inputs, model.forward))
     _tell(found, strict)
     for name, constant in found.constants.items():
         root.register_buffer(name, constant, persistent=False)
@@ -109,10 +109,3 @@ def make_room(root: nn.Module, graph: fx.Graph) -> None:
                 if node.op in ("call_module", "get_attr") and first == name:
                     node.target = f"{name}_{dot}{rest}"
             log.warning("the model's member %r is called %r from here on: a graph module has its own", name, f"{name}_")
-
-
-def as_inputs(example_inputs: Any) -> tuple[Any, ...]:
-    """Return example inputs as a tuple of positional arguments; a lone tensor is one argument."""
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,)
-    return tuple(example_inputs)

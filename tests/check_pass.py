@@ -11,7 +11,7 @@ from qatc.invariants import Invariant
 from qatc.pipeline import Pass, check_invariants
 from qatc.prepared import PreparedModel
 from qatc.printer import diff, format_graph
-from qatc.trace import as_inputs, record_types, trace
+from qatc.trace import record_types, trace
 from tests.models import images, randomise
 
 # Folding a BatchNorm reorders a few hundred float32 operations, each off by at most 2^-24 of its result.
@@ -33,7 +33,8 @@ def check_pass(
     `changed` where the text does not show it); that a second run changes nothing; that tensor types are still right;
     that invariants hold; and that the float model's outputs, gradients, running statistics and state_dict keys remain.
     """
-    inputs = as_inputs(images() if inputs is None else inputs)
+    inputs = images() if inputs is None else inputs
+    inputs = [inputs] if isinstance(inputs, Tensor) else inputs
     model = randomise(model)
     gm = trace(model, inputs)
     established: set[Invariant] = set()

@@ -184,6 +184,9 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "a spec for a config": (lambda c: c.update(config={"settings": ["QuantSpec", {"dict": []}]}), "QuantSpec stands"),
     "a bad spec": (lambda c: c.update(config={"settings": ["QuantSpec", {"dict": [["bits", 99]]}]}), "99 bits"),
     "a wrong input": (lambda c: c.update(inputs=[["load", [1]]]), "damaged"),
+    "an input of no type": (lambda c: c["inputs"][0].__setitem__(1, "load"), "is no input"),
+    "an input of no size": (lambda c: c["inputs"][0].__setitem__(2, [CALL]), "is no input"),
+    "an input at no name": (lambda c: c["inputs"][0].__setitem__(0, [[["x"], 0, False]]), "is no input"),
 }
 
 

@@ -7,6 +7,8 @@ from torch import fx, nn
 
 from qatc import ir
 from qatc.errors import LoweringError, QatcError
+from qatc.lowering.flatten_inputs import FlattenInputs
+from qatc.lowering.flatten_outputs import FlattenOutputs
 from qatc.lowering.lowered_modules import (
     FloatLayer,
     FloatMultiplyAdd,
@@ -18,6 +20,7 @@ from qatc.lowering.lowered_modules import (
     representable,
     weights_of,
 )
+from qatc.lowering.record_types import RecordTypes
 from qatc.modules import ops
 from qatc.modules.fused import BatchNorm, Fused, FusedBatchNorm, fused_form
 from qatc.modules.kinds import op_kind, output_range
@@ -176,6 +179,10 @@ def _grid(node: fx.Node) -> Quantizer | None:
     return found if isinstance(found, Quantizer) else None
 
 
+# One input and one output per tensor, as the file has them.
+FLAT_SIGNATURE = (FlattenInputs(), RecordTypes(), FlattenOutputs())
+
+
 def lowering_pipeline(target: Target) -> Pipeline:
     """Return the passes from a trained graph to an exportable one."""
-    return Pipeline((DropInactive(), DropCoveredClips(), LowerModules(target)))
+    return Pipeline((*FLAT_SIGNATURE, DropInactive(), DropCoveredClips(), LowerModules(target)))

@@ -117,7 +117,9 @@ class Capture(TorchFunctionMode):
         if type(value) in (list, tuple):
             return type(value)(items.values())
         if isinstance(value, tuple):
-            return type(value)(*items.values()) if hasattr(value, "_fields") else tuple(items.values())
+            named = hasattr(value, "_fields")
+            values = tuple(items.values())
+            return self.node("call_function", type(value), values) if named else values
         if type(value) is dict:
             return dict(items)
         if dataclasses.is_dataclass(value):

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from qatc.arguments import Arguments
 from qatc.errors import QatcError, TraceError
 from qatc.nested import tensors
 from qatc.tracing import training
@@ -16,7 +17,7 @@ from qatc.tracing.capture import Capture
 from qatc.tracing.frames import place_of
 from qatc.tracing.opaque import Opaque
 from qatc.tracing.parameters import check_reached, unreached
-from qatc.tracing.run import Inputs, run
+from qatc.tracing.run import run
 from qatc.tracing.sizes import TooManyDecisionsError
 
 # A graph with more nodes for sizes than others, and than these, is better off with the example's sizes.
@@ -33,7 +34,7 @@ class Traced(NamedTuple):
     opaque: dict[str, Opaque]
 
 
-def traced(root: nn.Module, model: nn.Module, inputs: Inputs) -> Traced:
+def traced(root: nn.Module, model: nn.Module, inputs: Arguments) -> Traced:
     """Trace `root`, a copy of the model. Raises `TraceError`, with file and line, where its Python needs values."""
     opaque: dict[str, Opaque] = {}
     first = _run(root, model, inputs, opaque)
@@ -59,7 +60,7 @@ def traced(root: nn.Module, model: nn.Module, inputs: Inputs) -> Traced:
     return Traced(best.graph, constants, list(dict.fromkeys(notes)), list(dict.fromkeys(warnings)), opaque)
 
 
-def _run(root: nn.Module, model: nn.Module, inputs: Inputs, opaque: dict[str, Opaque]) -> Capture:
+def _run(root: nn.Module, model: nn.Module, inputs: Arguments, opaque: dict[str, Opaque]) -> Capture:
     try:
         return run(root, inputs, opaque, all_sizes=False, training=False)
     except QatcError:
@@ -68,7 +69,7 @@ def _run(root: nn.Module, model: nn.Module, inputs: Inputs, opaque: dict[str, Op
         raise _explained(error, model, inputs) from error
 
 
-def _with_all_sizes(root: nn.Module, inputs: Inputs, first: Capture) -> tuple[Capture, str]:
+def _with_all_sizes(root: nn.Module, inputs: Arguments, first: Capture) -> tuple[Capture, str]:
     """Return the capture that keeps all sizes open; the first one and the reason where that is not worth it."""
     opaque: dict[str, Opaque] = {}
     names = " and ".join(dict.fromkeys(name.partition(".")[0] for name in first.sizes.names.values()))
@@ -87,7 +88,7 @@ def _with_all_sizes(root: nn.Module, inputs: Inputs, first: Capture) -> tuple[Ca
     return whole, ""
 
 
-def _retried(root: nn.Module, inputs: Inputs, opaque: dict[str, Opaque]) -> Capture | None:
+def _retried(root: nn.Module, inputs: Arguments, opaque: dict[str, Opaque]) -> Capture | None:
     try:
         return run(root, inputs, opaque, all_sizes=False, training=False)
     except Exception:
@@ -112,7 +113,7 @@ def _without_caches(root: nn.Module) -> Iterator[None]:
             module.__dict__[name] = value
 
 
-def _follow_training(root: nn.Module, inputs: Inputs, best: Capture, opaque: dict[str, Opaque]) -> list[str]:
+def _follow_training(root: nn.Module, inputs: Arguments, best: Capture, opaque: dict[str, Opaque]) -> list[str]:
     try:
         trained = run(root, inputs, dict(opaque), all_sizes=False, training=True)
     except Exception as error:
@@ -121,7 +122,7 @@ def _follow_training(root: nn.Module, inputs: Inputs, best: Capture, opaque: dic
     return training.follow(best.graph, trained.graph)
 
 
-def _explained(error: Exception, model: nn.Module, inputs: Inputs) -> TraceError:
+def _explained(error: Exception, model: nn.Module, inputs: Arguments) -> TraceError:
     name, place, first = type(model).__name__, place_of(error), (str(error).strip() or "no message").splitlines()[0]
     modes = {module: module.training for module in model.modules()}
     try:

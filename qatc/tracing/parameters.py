@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qatc.arguments import Arguments
 from qatc.errors import TraceError
 from qatc.nested import tensors
-from qatc.tracing.run import Inputs
 
 
 def unreached(root: nn.Module, graph: fx.Graph) -> list[str]:
@@ -28,7 +28,7 @@ def _within(name: str, live: set[str]) -> bool:
     return any(".".join(parts[:n]) in live for n in range(1, len(parts) + 1))
 
 
-def check_reached(model: nn.Module, lost: list[str], inputs: Inputs, anonymous: list[str]) -> str:
+def check_reached(model: nn.Module, lost: list[str], inputs: Arguments, anonymous: list[str]) -> str:
     """Raise a `TraceError` if one of these parameters trains in the model; return a line if only a branch of training.
 
     `anonymous` are constants of the graph that are no member of the model: what an earlier run kept.
@@ -47,7 +47,7 @@ def check_reached(model: nn.Module, lost: list[str], inputs: Inputs, anonymous: 
     return ""
 
 
-def _with_gradient(model: nn.Module, inputs: Inputs, training: bool) -> set[str]:
+def _with_gradient(model: nn.Module, inputs: Arguments, training: bool) -> set[str]:
     """Return the parameters that a real run of a copy gives a gradient; none if it does not run."""
     twin = copy.deepcopy(model).train(training)
     try:

@@ -5,13 +5,14 @@ import inspect
 import math
 import operator
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from qatc.arguments import Arguments, batch_size
 from qatc.ir import TensorType, set_tensor_type
 from qatc.nested import map_tensors, tensors
 from qatc.tracing.capture import Capture
@@ -26,23 +27,7 @@ _MOST_DECISIONS = 100
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
 
-class Inputs(NamedTuple):
-    """A model's arguments."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    @staticmethod
-    def of(example_inputs: Any) -> "Inputs":
-        """Return a tensor as the one argument, a dict as keyword arguments, a tuple or list as positional ones."""
-        if isinstance(example_inputs, Mapping):
-            return Inputs((), dict(example_inputs))
-        if isinstance(example_inputs, Tensor):
-            return Inputs((example_inputs,), {})
-        return Inputs(tuple(example_inputs), {})
-
-
-def run(root: nn.Module, inputs: Inputs, opaque: dict[str, Opaque], *, all_sizes: bool, training: bool) -> Capture:
+def run(root: nn.Module, inputs: Arguments, opaque: dict[str, Opaque], *, all_sizes: bool, training: bool) -> Capture:
     """Return the capture of the model on fake inputs: with the batch as a symbol, or all sizes of the inputs.
 
     The model is as it was afterwards, whatever its code keeps on itself.
@@ -61,10 +46,10 @@ def run(root: nn.Module, inputs: Inputs, opaque: dict[str, Opaque], *, all_sizes
     return capture
 
 
-def _placeholders(capture: Capture, root: nn.Module, inputs: Inputs, all_sizes: bool) -> Inputs:
+def _placeholders(capture: Capture, root: nn.Module, inputs: Arguments, all_sizes: bool) -> Arguments:
     """Add a placeholder for each argument given, and return the arguments with fake tensors."""
     bound = inspect.signature(root.forward).bind(*inputs.args, **inputs.kwargs)
-    batch = next((t.shape[0] for _, t in tensors(bound.arguments) if t.dim()), None)
+    batch = batch_size(bound.arguments)
     for name, value in bound.arguments.items():
         parameter = bound.signature.parameters[name]
         star = _STARS.get(parameter.kind, "")
@@ -82,7 +67,7 @@ def _placeholders(capture: Capture, root: nn.Module, inputs: Inputs, all_sizes: 
             for symbol, dim in capture.sizes.name_sizes(fake, full, is_batch):
                 if symbol not in capture.nodes:
                     capture.set_node(symbol, (fake, dim))
-    return Inputs(bound.args, bound.kwargs)
+    return Arguments(bound.args, bound.kwargs)
 
 
 def _expect(capture: Capture, node: fx.Node, value: Any) -> None:

@@ -1,25 +1,29 @@
 """Tensor types by running a finished graph on fake tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from qatc.arguments import arguments_of, grown
 from qatc.errors import TraceError
 from qatc.ir import TensorType, set_tensor_type, source_of
 from qatc.nested import map_tensors
 
 
-def record_types(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> None:
+def record_types(gm: fx.GraphModule, example_inputs: Any, another_batch: Any = None) -> None:
     """Record every tensor's type by running the graph on fake tensors, at two batch sizes: what differs is the batch.
 
+    Where there is no example of another batch, every tensor with as many rows as the first tensor gets a row more.
     Raises `TraceError` if the graph does not run on the inputs.
     """
-    first = _types(gm, example_inputs)
+    arguments = arguments_of(example_inputs, gm.forward)
+    more = grown(arguments) if another_batch is None else arguments_of(another_batch, gm.forward)
+    first = _types(gm, arguments.bound(gm.forward))
     try:
-        second = _types(gm, [map_tensors(_grown, value) for value in example_inputs])
+        second = _types(gm, more.bound(gm.forward))
     except TraceError:  # the model fixes its batch
         second = first
     for node, kind in first.items():
@@ -30,16 +34,16 @@ def record_types(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> None:
         set_tensor_type(node, kind)
 
 
-def _grown(value: Tensor) -> Tensor:
-    return torch.cat([value, value[:1]]) if value.dim() and len(value) else value
-
-
 class _TypeRecorder(fx.Interpreter):
     """Runs a graph and keeps the type of what each node gives."""
 
-    def __init__(self, gm: fx.GraphModule) -> None:
+    def __init__(self, gm: fx.GraphModule, given: Mapping[str, Any]) -> None:
         super().__init__(gm)
+        self.given = given
         self.found: dict[fx.Node, TensorType | None] = {}
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.given[target.lstrip("*")] if target.lstrip("*") in self.given else args[0]
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -48,13 +52,14 @@ class _TypeRecorder(fx.Interpreter):
         return result
 
 
-def _types(gm: fx.GraphModule, inputs: Sequence[Any]) -> dict[fx.Node, TensorType | None]:
+def _types(gm: fx.GraphModule, inputs: Mapping[str, Any]) -> dict[fx.Node, TensorType | None]:
     training = {module: module.training for module in gm.modules()}
-    recorder = _TypeRecorder(gm)
     gm.eval()
+    recorder = _TypeRecorder(gm, {})
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            recorder.run(*[map_tensors(mode.from_tensor, x) for x in inputs])
+            recorder.given = map_tensors(mode.from_tensor, dict(inputs))
+            recorder.run()
     except Exception as error:
         node = next((n for n in gm.graph.nodes if n not in recorder.found), None)
         raise TraceError(
