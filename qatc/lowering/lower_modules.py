@@ -132,14 +132,18 @@ class LowerModules(Pass):
             case GivenBatchNorm():
                 return self._given_batch_norm(node, module)
             case _ if isinstance(module, LAYERS):
-                return self._layer(node, form) if (form := fused_form(module)) else None
+                form = fused_form(module)
+                return self._unless_itself(node, module) if form is None else self._layer(node, form)
             case ops.Mean() | nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d() | nn.AdaptiveAvgPool3d():
                 return self._mean(node, module)
             case nn.Softmax():
-                guarded = self._guarded(node, module, op_kind(module))
-                return None if guarded is module else guarded
+                return self._unless_itself(node, module)
             case _:
                 return None
+
+    def _unless_itself(self, node: fx.Node, module: nn.Module) -> nn.Module | None:
+        guarded = self._guarded(node, module, op_kind(module))
+        return None if guarded is module else guarded
 
     def _guarded(self, node: fx.Node, module: nn.Module, kind: str) -> nn.Module:
         """Return the module, guarded where the target's runtime would run it in integers by itself."""

@@ -27,11 +27,14 @@ class AnyBatchNorm(BatchNorm):
 class StaysInEval(nn.Module):
     """A module whose own mode is eval whatever `train()` says; its children follow."""
 
-    def train(self, mode: bool = True) -> "StaysInEval":
-        """Let the children follow, and stay in eval mode."""
-        super().train(mode)
-        self.training = False
-        return self
+    @property
+    def training(self) -> bool:
+        """Never."""
+        return False
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """Stay in eval mode."""
 
 
 class FrozenBatchNorm(StaysInEval, AnyBatchNorm):
@@ -70,5 +73,5 @@ def same_tensors(kind: type[BatchNorm], owner: nn.Module, eps: float, momentum: 
     made.num_features = len(present["running_mean"])  # type: ignore[arg-type]
     made.eps, made.momentum = eps, momentum
     made.affine, made.track_running_stats = present.get("weight") is not None, True
-    made.training = owner.training and not issubclass(kind, StaysInEval)
+    made.training = owner.training
     return made
