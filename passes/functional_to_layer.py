@@ -78,7 +78,9 @@ def bind(form: LayerForm, node: fx.Node) -> dict[str, Any] | None:
 
 def shape_of(gm: fx.GraphModule, constant: fx.Node) -> tuple[int, ...]:
     """Return the shape of a constant."""
-    return tuple(value_of(gm, constant).shape)
+    kind = ir.tensor_type(constant)
+    known = value_of(gm, constant).shape if kind is None or None in kind.shape else kind.shape
+    return tuple(size for size in known if size is not None)
 
 
 def transposed(gm: fx.GraphModule, weight: fx.Node, before: fx.Node) -> fx.Node:

@@ -22,7 +22,7 @@ CLIPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 class FuseConvBnAct(Pass):
     """Conv, transposed or not, or Linear [+ BatchNorm] [+ ReLU, ReLU6 or Hardtanh] becomes one module.
 
-    It trains as they did.
+    It trains as they did. Identities are left out.
 
     The BatchNorm stays where it is in the model, under its own name; the fused layer is given it as an argument.
     It is fused only if nothing else reads the layer, and if it has running statistics to fold.
@@ -33,8 +33,22 @@ class FuseConvBnAct(Pass):
 
     def run(self, gm: fx.GraphModule) -> bool:
         """Rewrite the graph; return whether anything changed."""
+        dropped = drop_identities(gm)
         name_output_sizes(gm)
-        return bool(apply(gm, RULES))
+        return bool(apply(gm, RULES)) or dropped
+
+
+def drop_identities(gm: fx.GraphModule) -> bool:
+    """Remove what stands between layers and does nothing: models put it where an option is not used."""
+    dropped = False
+    for node, module in list(ir.module_calls(gm)):
+        if type(module) is nn.Identity and isinstance(node.args[0], fx.Node):
+            node.replace_all_uses_with(node.args[0])
+            gm.graph.erase_node(node)
+            dropped = True
+    if dropped:
+        ir.prune(gm)
+    return dropped
 
 
 def name_output_sizes(gm: fx.GraphModule) -> None:

@@ -12,6 +12,7 @@ from torch import fx
 from qatc import ir
 from qatc.constants import constants, value_of
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
+from qatc.modules.batch_norms import GivenBatchNorm
 from qatc.modules.fused import FusedBatchNorm
 from qatc.modules.fused_forms import FUSED_FORMS, fused_form
 from qatc.modules.kinds import op_kind, output_range
@@ -96,6 +97,8 @@ class _Placement:
             return OpRule()
         if isinstance(module, tuple(FUSED_FORMS)) and fused_form(module) is None:
             return OpRule(reason=f"{type(module).__name__} computes in a way of its own")
+        if isinstance(module, GivenBatchNorm):
+            return OpRule(reason="its statistics are not those of one module, under BatchNorm's names")
         if not self.layers[str(node.target)].quantize:
             return OpRule(reason="excluded by a rule of the configuration")
         rule = self.target.rule(op_kind(module))

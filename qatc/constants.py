@@ -1,6 +1,6 @@
 """What a graph computes from parameters, buffers and constants alone: standardised weights, tables of positions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,39 +42,44 @@ def value_of(root: nn.Module, node: fx.Node) -> Tensor:
 def values_of(root: nn.Module, nodes: Iterable[fx.Node]) -> dict[fx.Node, Any]:
     """Return the present values of constant nodes."""
     wanted = list(nodes)
-    needed = dict.fromkeys(wanted)
-    for node in needed_for(wanted):
-        needed[node] = None
-    interpreter = _Evaluation(root, next(iter(wanted)).graph if wanted else fx.Graph())
+    needed = _in_order(wanted)
     called: list[nn.Module | None] = [ir.module_of(node) for node in needed]
     training = {m: m.training for module in called if module is not None for m in module.modules()}
+    found: dict[fx.Node, Any] = {}
     try:
         for module in training:
             module.training = False
         with torch.no_grad():
-            for node in interpreter.graph.nodes:
-                if node in needed:
-                    interpreter.env[node] = interpreter.run_node(node)
+            for node in needed:
+                found[node] = _run(root, node, found)
     finally:
         for module, flag in training.items():
             module.training = flag
-    return {node: interpreter.env[node] for node in wanted}
+    return {node: found[node] for node in wanted}
 
 
-def needed_for(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """Return the nodes that these are computed from."""
+def _in_order(nodes: Iterable[fx.Node]) -> list[fx.Node]:
+    """Return the nodes and all that they are computed from, in graph order."""
     found: set[fx.Node] = set()
-    pending = [source for node in nodes for source in node.all_input_nodes]
+    pending = list(nodes)
     while pending:
         node = pending.pop()
         if node not in found:
             found.add(node)
             pending += node.all_input_nodes
-    return found
+    return sorted(found)
 
 
-class _Evaluation(fx.Interpreter):
-    """Runs single nodes of a graph over the modules of its owner."""
-
-    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(root, garbage_collect_values=False, graph=graph)
+def _run(root: nn.Module, node: fx.Node, found: Mapping[fx.Node, Any]) -> Any:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), found.__getitem__)
+    match node.op:
+        case "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            return getattr(root.get_submodule(owner), name)
+        case "call_module":
+            return root.get_submodule(str(node.target))(*args, **kwargs)
+        case "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        case _:
+            function: Any = node.target
+            return function(*args, **kwargs)

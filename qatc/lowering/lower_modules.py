@@ -24,7 +24,7 @@ from qatc.lowering.lowered_modules import (
 )
 from qatc.lowering.record_types import RecordTypes
 from qatc.modules import ops
-from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, GivenBatchNorm
+from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, GivenBatchNorm, same_tensors
 from qatc.modules.fused import Folded, Fused, FusedBatchNorm
 from qatc.modules.fused_forms import LAYERS, fused_form
 from qatc.modules.kinds import op_kind, output_range
@@ -101,9 +101,13 @@ class LowerModules(Pass):
         """Rewrite the graph; return whether anything changed."""
         # All are computed before any is replaced: a bias needs the quantizer of its input.
         calls = [(node, module, self._explained(node, module)) for node, module in ir.module_calls(gm)]
+        targets = {str(node.target) for node, _, _ in calls}
         for node, module, lowered in calls:
             if lowered is not None:
                 path = ir.source_of(node).path if isinstance(module, Quantizer) else str(node.target)
+                for name, child in module.named_children():
+                    if any(f"{called}.".startswith(f"{path}.{name}.") for called in targets):
+                        lowered.add_module(name, child)  # as the activation of a BatchNorm that brings one
                 ir.set_module(gm, path, lowered)
                 sizes = {name: value for name, value in node.kwargs.items() if name == "output_size"}
                 node.target, node.args, node.kwargs = path, node.args[:1], sizes
@@ -173,10 +177,10 @@ class LowerModules(Pass):
     def _given_batch_norm(self, node: fx.Node, module: GivenBatchNorm) -> nn.Module:
         root = node.graph.owning_module
         assert root is not None
-        tensors = {name: value_of(root, tensor) for name, tensor in ir.given_tensors(node).items()}
-        made = AnyBatchNorm(len(tensors["running_mean"]), module.eps, affine=False)
-        made._buffers.update(tensors)
-        return self._batch_norm(node, FusedBatchNorm.from_float(made.eval()))
+        owner = nn.Module().eval()
+        for name, tensor in ir.given_tensors(node).items():
+            owner.register_buffer(name, value_of(root, tensor))
+        return self._batch_norm(node, FusedBatchNorm.from_float(same_tensors(AnyBatchNorm, owner, module.eps, None)))
 
     def _mean(self, node: fx.Node, module: nn.Module) -> nn.Module | None:
         kind = ir.tensor_type(ir.tensor_inputs(node)[0])

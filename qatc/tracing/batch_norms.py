@@ -6,7 +6,8 @@ tracer calls it on its copy of the model, before it makes one.
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ def restore_batch_norms(root: nn.Module, graph: fx.Graph) -> None:
     does, [followed by its children, as an activation].
     """
     known = constants(graph)
+    called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     for node in list(graph.nodes):
         if node.op == "call_module" and _is_users_frozen(root.get_submodule(node.target)):
             _freeze(root, node)
@@ -47,32 +49,48 @@ def restore_batch_norms(root: nn.Module, graph: fx.Graph) -> None:
             plain = not any(isinstance(given.get(name), fx.Node) for name in ("training", "momentum", "eps"))
             # Traced in eval mode, so a flag that is set always is.
             if plain and not given.get("training") and all(isinstance(s, fx.Node) and s in known for s in stats):
-                _restore(root, node, given, known)
+                _restore(root, node, given, known, called)
 
 
 def _is_users_frozen(module: nn.Module) -> bool:
     return is_frozen_norm(module) and not isinstance(module, FrozenBatchNorm)
 
 
-def _restore(root: nn.Module, node: fx.Node, given: Mapping[str, Any], known: set[fx.Node]) -> None:
+def _restore(
+    root: nn.Module, node: fx.Node, given: Mapping[str, Any], known: set[fx.Node], called: Collection[str]
+) -> None:
     """Replace a call of F.batch_norm."""
     tensors = {name: given[name] for name in _TENSORS if given.get(name) is not None}
     eps, momentum = given.get("eps", _EPS), given.get("momentum", 0.1)
     if not all(isinstance(tensor, fx.Node) and tensor in known for tensor in tensors.values()):
         return  # conditional BatchNorm: its factors are data
     path = _owner_path(tensors)
-    owner = None if path is None else _owner(root, path, tensors, node)
+    owner = None if path is None or path in called else _owner(root, path, tensors, eps)
     if path is None or owner is None:
         scope = ir.source_of(node).path
         path = ir.free_path(root, f"{scope}.batch_norm" if scope else "batch_norm")
         ir.set_module(root, path, GivenBatchNorm(eps, momentum).eval())
     else:
         tensors = {}
-        kind = _kind(owner, node, eps)
+        kind = _kind(owner, node)
         if type(owner) is not kind:  # a second call finds what the first one made
             ir.set_module(root, path, same_tensors(kind, owner, eps, getattr(owner, "momentum", momentum)))
+        _drop_rank_checks(node.graph, given["input"])
     x = given["input"]
     node.op, node.target, node.args, node.kwargs = "call_module", path, (x,), tensors
+
+
+def _drop_rank_checks(graph: fx.Graph, x: fx.Node) -> None:
+    """Erase assertions on the input's rank, which a BatchNorm checks itself: they would be readers of the input."""
+    for ndim in [user for user in x.users if user.target is getattr and user.args == (x, "ndim")]:
+        for test in list(ndim.users):
+            if test.target is operator.eq:
+                for assertion in [user for user in test.users if user.target is torch._assert]:
+                    graph.erase_node(assertion)
+            if not test.users:
+                graph.erase_node(test)
+        if not ndim.users:
+            graph.erase_node(ndim)
 
 
 def _owner_path(tensors: Mapping[str, fx.Node]) -> str | None:
@@ -83,18 +101,15 @@ def _owner_path(tensors: Mapping[str, fx.Node]) -> str | None:
     return owners.pop() if same_names and len(owners) == 1 and "" not in owners else None
 
 
-def _owner(root: nn.Module, path: str, tensors: Mapping[str, fx.Node], node: fx.Node) -> nn.Module | None:
+def _owner(root: nn.Module, path: str, tensors: Mapping[str, fx.Node], eps: float) -> nn.Module | None:
     """Return the module at `path` if a BatchNorm can stand for it."""
     owner = root.get_submodule(path)
     present = {name for name in _TENSORS if getattr(owner, name, None) is not None}
-    stands_alone = isinstance(owner, BatchNorm) or all(
-        n.op != "call_module" or n.target != path for n in node.graph.nodes
-    )
     buffers = set(owner._buffers) >= {"running_mean", "running_var"}
-    return owner if buffers and stands_alone and present == set(tensors) else None
+    return owner if buffers and present == set(tensors) and getattr(owner, "eps", eps) == eps else None
 
 
-def _kind(owner: nn.Module, node: fx.Node, eps: float) -> type[BatchNorm]:
+def _kind(owner: nn.Module, node: fx.Node) -> type[BatchNorm]:
     """Return the kind of BatchNorm that the owner is."""
     if type(owner) in (*_KINDS.values(), AnyBatchNorm, FrozenBatchNorm):
         return type(owner)  # type: ignore[return-value]
