@@ -24,6 +24,10 @@ def _rebuild(cls: type[QatcError], what: str, where: str, remedy: str) -> QatcEr
     return cls(what, where=where, remedy=remedy)
 
 
+class QatcWarning(UserWarning):
+    """Something that a user should know of a model, though work goes on: what stays in float, what is left out."""
+
+
 class TraceError(QatcError):
     """The model's Python could not be turned into a graph."""
 

@@ -3,7 +3,7 @@
 The IR is a plain `torch.fx.GraphModule`; this is the only file that knows the keys of `node.meta`.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from qatc.quantizers.base import Quantizer
 
 _TYPE, _SOURCE, _WHY_FLOAT = "qatc_type", "qatc_source", "qatc_why_float"
 _MOVES, _FUSED_INTO = "qatc_moves_values", "qatc_fused_into"
+_NOTES = "qatc_notes"
 _SHORT = {
     torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64", torch.int64: "i64",
     torch.int32: "i32", torch.int8: "s8", torch.uint8: "u8", torch.bool: "bool",
@@ -95,6 +96,17 @@ def fused_into(node: fx.Node) -> str:
 def set_fused_into(node: fx.Node, path: str) -> None:
     """Record the op that the target fuses this activation into."""
     node.meta[_FUSED_INTO] = path
+
+
+def notes(gm: fx.GraphModule) -> tuple[str, ...]:
+    """Return what tracing had to say about the whole graph: decisions on sizes, branches left out."""
+    found: tuple[str, ...] = gm.meta.get(_NOTES, ())
+    return found
+
+
+def set_notes(gm: fx.GraphModule, lines: Iterable[str]) -> None:
+    """Record what there is to say about the whole graph."""
+    gm.meta[_NOTES] = tuple(lines)
 
 
 def inherit(new: fx.Node, old: fx.Node) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 import qatc
 from qatc import api, ir
 from qatc.arguments import Arguments
-from qatc.errors import ConfigError, FloatCheckError
+from qatc.errors import ConfigError, FloatCheckError, QatcWarning
 from qatc.float_check import check_float
 from qatc.float_difference import float_difference
 from qatc.passes import qat_pipeline
@@ -167,7 +167,7 @@ def test_a_graph_that_tracing_got_wrong_is_told_from_a_pass() -> None:
             y = self.conv(x)
             return 2 * y if self.training else y
 
-    with pytest.raises(FloatCheckError) as caught:
+    with pytest.warns(QatcWarning, match="runs only in training"), pytest.raises(FloatCheckError) as caught:
         qatc.prepare(randomise(TrainBranch()), images(), verify=True)
     assert str(caught.value) == snapshot("""\
 after tracing the model is not the one given:
@@ -274,7 +274,9 @@ def test_what_the_original_cannot_do_is_skipped_and_told() -> None:
             return self.conv(x).reshape(4, 256)
 
     model = randomise(OneBatch())
-    found = float_difference(model, qatc.prepare(model, images()), (images(),))
+    with pytest.warns(QatcWarning, match="the batch is fixed"):
+        gm = qatc.prepare(model, images())
+    found = float_difference(model, gm, (images(),))
     assert found.same
     assert [text.partition("RuntimeError")[0] for text in found.skipped] == [
         "in eval mode with a batch of 5: the original raises "
