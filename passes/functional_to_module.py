@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qatc import ir
 from qatc.constants import constants
@@ -123,13 +123,16 @@ def may_be_tensor(node: fx.Node) -> bool:
 
 
 def handles_container(node: fx.Node) -> bool:
-    """Say whether the node only takes a value out of a container, or puts values into one: no op on tensors."""
+    """Say whether the node only takes a tensor out of an argument, or puts tensors into a container: no op on them."""
     if isinstance(node.target, type):
         return True
-    if node.target not in (operator.getitem, getattr) or not isinstance(node.args[0], fx.Node):
+    source = node.args[0] if node.target in (operator.getitem, getattr) else None
+    if not isinstance(source, fx.Node) or not (source.op == "placeholder" or handles_container(source)):
         return False
-    typed = ir.tensor_type(node) is not None and ir.tensor_type(node.args[0]) is None
-    return typed or (isinstance(node.args[1], str) and not is_size(node))
+    if ir.tensor_type(node) is not None:
+        return ir.tensor_type(source) is None
+    key = node.args[1]
+    return isinstance(key, str) and (node.target is operator.getitem or not hasattr(Tensor, key))
 
 
 def contains_node(value: Any) -> bool:

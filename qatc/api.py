@@ -14,6 +14,7 @@ from tqdm import tqdm
 from qatc import ir
 from qatc.arguments import Arguments, arguments_of
 from qatc.errors import CalibrationError, ConfigError
+from qatc.float_check import check_float
 from qatc.modules.fused import Fused
 from qatc.nested import map_tensors
 from qatc.passes import qat_pipeline
@@ -34,6 +35,7 @@ def prepare(
     config: str | QConfig = "w8a8",
     *,
     dump_dir: str | Path | None = None,
+    verify: bool = False,
 ) -> PreparedModel:
     """Return a copy of the model that trains with the quantization it will deploy with on `target`.
 
@@ -45,24 +47,34 @@ def prepare(
         target: where it will run; decides where quantizers stand, so it is chosen before training.
         config: a preset (`w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`) or a `QConfig`.
         dump_dir: a folder for the numbered text dump after each pass that changed something.
+        verify: whether to compare the result, with its quantizers off, with the model: outputs in eval mode, outputs,
+            gradients and statistics of a training step (`qatc.float_difference`). Needs example_inputs of the real
+            kind, and the time and memory of a few runs.
 
     Raises:
         TraceError: the model's Python depends on data.
-        ConfigError: an unknown target or config, or a rule that matches no layer.
+        ConfigError: an unknown target or config, a rule that matches no layer, or `verify` without example_inputs.
+        FloatCheckError: the check failed; it names the first pass that parted the two.
 
     """
     target, config = target_of(target), config_of(config)
-    inputs = None if example_inputs is None else arguments_of(example_inputs, model.forward).bound(model.forward)
+    if verify and example_inputs is None:
+        raise ConfigError("verify=True needs data to run the model on", remedy="give example_inputs, of the real kind")
+    given = None if example_inputs is None else arguments_of(example_inputs, model.forward)
+    inputs = None if given is None else given.bound(model.forward)
     gm = trace(model, example_inputs)
     dumps = None if dump_dir is None else DumpFolder(Path(dump_dir))
     if dumps is not None:
         dumps.start(gm)
-    qat_pipeline(target, config).run(gm, () if dumps is None else (dumps,))
+    pipeline = qat_pipeline(target, config)
+    pipeline.run(gm, () if dumps is None else (dumps,))
     if not any(isinstance(module, Quantizer) for module in gm.modules()):
         raise ConfigError(
             f"nothing in {type(model).__name__} can be quantized for {target.name}",
             remedy="check that the model has layers of the target's table, and that no rule excludes them all",
         )
+    if verify and given is not None:
+        check_float(model, gm, pipeline, example_inputs, given)
     remember(gm, PreparedFor(target, config))
     if inputs is not None:
         remember_inputs(gm, inputs)

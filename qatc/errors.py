@@ -40,6 +40,10 @@ class InvariantError(QatcError):
     """A pass left the graph in a state that it must not be in."""
 
 
+class FloatCheckError(QatcError):
+    """A prepared model with its quantizers off is not the model that was given."""
+
+
 class ConfigError(QatcError):
     """A configuration that means nothing, contradicts itself, or matches no layer."""
 

@@ -1,12 +1,12 @@
 """One call checks all that must hold of a pass: what it changed, and everything that it must not change."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
 
 import qatc
+from qatc.float_difference import float_difference
 from qatc.invariants import Invariant
 from qatc.pipeline import Pass, check_invariants
 from qatc.prepared import PreparedModel
@@ -64,24 +64,14 @@ def check_pass(
 def check_same_function(
     model: nn.Module, rewritten: fx.GraphModule, inputs: Sequence[Tensor], tolerance: float = TOLERANCE
 ) -> None:
-    """Check that the rewritten graph is the float model: evaluated, trained for one step, and by its state's names."""
-    model, rewritten = copy.deepcopy(model), copy.deepcopy(rewritten)
+    """Check that the rewritten graph is the float model: by its state, evaluated, and trained for one step."""
     state = rewritten.state_dict()
     for key, value in model.state_dict().items():
         torch.testing.assert_close(state[key], value, rtol=0, atol=0, msg=f"state_dict: {key}")
-    parameters = dict(rewritten.named_parameters())
-    with qatc.float_mode(rewritten):
-        close(evaluated(rewritten, inputs), evaluated(model, inputs), "output in eval()", tolerance)
-        expected, actual = trained(model, inputs), trained(rewritten, inputs)
-    close(actual, expected, "output in train()", tolerance)
-    for name, parameter in model.named_parameters():
-        twin = parameters[name]
-        assert (twin.grad is None) == (parameter.grad is None), name
-        if parameter.grad is not None and twin.grad is not None:
-            close(twin.grad, parameter.grad, f"gradient of {name}", 10 * tolerance)  # sums over batch and positions
-    buffers = dict(rewritten.named_buffers())
-    for name, buffer in model.named_buffers():
-        close(buffers[name], buffer, f"statistics {name}", tolerance)
+    found = float_difference(model, rewritten, inputs)
+    assert found.same, "\n".join(map(str, found.deviations))
+    assert found.eval <= tolerance
+    assert found.dtype is torch.float64, "not compared in training"
 
 
 def evaluated(model: nn.Module, inputs: Sequence[Tensor]) -> Tensor:

@@ -219,7 +219,7 @@ nothing in Sequential can be quantized for onnxruntime
 
 
 @pytest.mark.parametrize("given", [{"target": "onnx-runtime"}, {"config": "w8a9"}])
-def test_an_unknown_name_proposes_the_nearest(given: dict[str, str]) -> None:
+def test_an_unknown_name_proposes_the_nearest(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"did you mean '(onnxruntime|w8a8)'"):
         qatc.prepare(Classifier(), **given)
 

@@ -22,7 +22,6 @@ from qatc.prepared import PreparedModel
 from qatc.printer import format_graph
 from qatc.quantizers import Quantizer
 from qatc.targets import TARGETS
-from tests.models import Classifier, images
 
 Way = Callable[[PreparedModel, Path], Any]
 
@@ -287,7 +286,7 @@ def test_only_prepared_models_are_saved(tmp_path: Path) -> None:
 
 
 def test_a_file_of_format_1_which_had_no_names_of_inputs_is_read(tmp_path: Path) -> None:
-    gm = qatc.prepare(Classifier(), images())
+    gm = qatc.prepare(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.zeros(4, 3, 8, 8))
     qatc.save(gm, tmp_path / "model.pt")
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     torch.save(content | {"version": 1, "inputs": [["float32", [4, 3, 8, 8]]]}, tmp_path / "old.pt")

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from inline_snapshot import snapshot
 from torch import Tensor, nn
 
+import qatc
 from qatc.errors import TraceError
 from qatc.passes import DedupModules, FunctionalToModule
 from qatc.printer import format_graph
@@ -25,6 +26,7 @@ from tests.models import (
     Sizes,
     images,
 )
+from tests.signatures import Dataclasses, DictInDictOut, NamedTuples, samples
 
 
 def test_functions_operators_and_methods_become_modules() -> None:
@@ -252,3 +254,11 @@ def test_without_types_sizes_are_told_from_tensors_by_what_makes_them() -> None:
 %fc = Linear(%reshape)  # fc
 return %fc
 """)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize("kind", [DictInDictOut, Dataclasses, NamedTuples])
+def test_what_takes_tensors_out_of_arguments_is_no_op_that_stays_in_float(kind: type[nn.Module], typed: bool) -> None:
+    gm = qatc.prepare(kind(), samples(0)[kind] if typed else None)
+    named_by_index = [] if typed or kind is not NamedTuples else ["getitem"]
+    assert [row.kind for row in gm.report.rows if row.kind not in ("Conv", "Add")] == named_by_index
