@@ -43,6 +43,6 @@ class DedupModules(Pass):
 def shared_copy(module: nn.Module) -> nn.Module:
     """Return another module over the same parameters."""
     twin = copy.copy(module)
-    twin.__dict__ = {k: dict(v) if isinstance(v, dict) else v for k, v in module.__dict__.items()}
+    twin.__dict__ = {k: copy.copy(v) if isinstance(v, dict) else v for k, v in module.__dict__.items()}
     twin._modules = {name: None if child is None else shared_copy(child) for name, child in module._modules.items()}
     return twin

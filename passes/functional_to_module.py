@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, fx, nn
 
 from qatc import ir
+from qatc.constants import constants
 from qatc.errors import TraceError
 from qatc.invariants import NO_INPLACE, ONE_CALL_SITE, Invariant
 from qatc.modules import ops
@@ -34,9 +35,11 @@ class FunctionalToModule(Pass):
         """Rewrite the graph; return whether anything changed."""
         stopped = stop_overwriting(gm)
         changed = bool(apply(gm, RULES)) or stopped
+        known = constants(gm.graph)
         for node in gm.graph.nodes:
-            if node.op in ("call_function", "call_method") and may_be_tensor(node) and not handles_container(node):
-                ir.set_why_float(node, "not an op that qatc knows")
+            op = node.op in ("call_function", "call_method") and node not in known
+            if op and may_be_tensor(node) and not handles_container(node):
+                ir.set_why_float(node, ir.why_float(node) or "not an op that qatc knows")
         return changed
 
 

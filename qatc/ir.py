@@ -221,9 +221,34 @@ def module_reference(gm: fx.GraphModule, path: str, before: fx.Node) -> fx.Node:
     return node
 
 
+# Arguments of these names are a module's own tensors, given to it by the graph; all others are data that it reads.
+GIVEN = ("weight", "bias", "running_mean", "running_var")
+
+
+def given_tensors(node: fx.Node) -> dict[str, fx.Node]:
+    """Return the weight, bias and statistics that a module is given by the graph, by name."""
+    if node.op != "call_module":
+        return {}
+    return {name: node.kwargs[name] for name in GIVEN if isinstance(node.kwargs.get(name), fx.Node)}  # type: ignore[misc]
+
+
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes whose tensors this one reads: module references and plain values are left out."""
-    return [n for n in node.all_input_nodes if referenced_module(n) is None]
+    """Return the nodes whose tensors this one reads: module references, given weights, plain values are left out."""
+    given = given_tensors(node)
+    inputs = node.all_input_nodes
+    if given:
+        found: dict[fx.Node, None] = {}
+        kwargs = {name: value for name, value in node.kwargs.items() if name not in given}
+        fx.map_arg((node.args, kwargs), found.setdefault)
+        inputs = list(found)
+    return [n for n in inputs if referenced_module(n) is None]
+
+
+def replace_input(node: fx.Node, old: fx.Node, new: fx.Node) -> None:
+    """Let the node read `new` where it read `old`; the weights that it is given stay."""
+    given = given_tensors(node)
+    node.replace_input_with(old, new)
+    node.kwargs = {**node.kwargs, **given}
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

@@ -16,6 +16,7 @@ from qatc.errors import QatcWarning, TraceError
 from qatc.ir import set_notes, set_why_float
 from qatc.nested import tensors
 from qatc.prepared import PreparedModel
+from qatc.tracing.batch_norms import restore_batch_norms
 from qatc.tracing.constants import fold_constants, follow_device, keep_out_of_state
 from qatc.tracing.frames import place_of
 from qatc.tracing.model import Traced, traced
@@ -48,6 +49,7 @@ def trace(model: nn.Module, example_inputs: Any = None, *, strict: bool = False)
     _tell(found, strict)
     for name, constant in found.constants.items():
         root.register_buffer(name, constant, persistent=False)
+    restore_batch_norms(root, found.graph)
     make_room(root, found.graph)
     gm = PreparedModel(root, found.graph, type(model).__name__)
     keep_out_of_state(root, gm)

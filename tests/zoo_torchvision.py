@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from tests.models import images, randomise
-from tools.zoo import torchvision_models
+from tools.models import torchvision_models
 
 NETWORKS = ("resnet18", "mobilenet_v2")
 

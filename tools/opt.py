@@ -17,7 +17,7 @@ from qatc.printer import diff, format_graph
 from qatc.spec import PRESETS, config_of
 from qatc.targets import TARGETS, target_of
 from qatc.trace import trace
-from tools.zoo import UnknownModel, default_shape, model_named
+from tools.models import UnknownModel, default_shape, model_named
 
 _EXAMPLE = """\
 examples:

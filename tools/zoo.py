@@ -1,117 +1,152 @@
-"""Models by name for the developer tools; seeded statistics and images for those that were never trained."""
+"""Takes suites of models through qatc, each in a process of its own, and prints how far each came.
 
-import difflib
-import importlib
-import re
+A model is built with seeded weights, prepared for ONNX Runtime, compared with the original in eval and in training,
+compared at another batch size, calibrated and trained by a step, saved and loaded, lowered, and its file's codes are
+compared with ONNX Runtime.
+"""
+
+import argparse
+import json
+import os
+import signal
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from tqdm import tqdm
 
-from tools.networks import NETWORKS
+from tools.zoo_suites.outcome import Outcome
+from tools.zoo_suites.runner import Job, run_all
+from tools.zoo_suites.suites import SUITES, UnknownSuite, chosen, known_file, read_known, write_known
+from tools.zoo_suites.table import LEGEND, markdown, state, summary, table
 
-_SHAPES = dict.fromkeys(NETWORKS, (1, 1, 32, 32))
+_EXAMPLES = """\
+examples:
+  tools/zoo --suite classics                                 all of a suite, as many at a time as there are cores
+  tools/zoo --suite torchvision --models 'resnet*' --jobs 1  some of it
+  tools/zoo --suite all --output docs/zoo.md                 every suite, the tables into a document
+  tools/zoo --suite my.package.suite                         a suite of your own: a module with a function `entries`
+
+exit code: 0; 1 if a model that is known to pass failed; 2 if what was asked for does not exist; 130 after Ctrl-C
+"""
+
+Results = dict[str, list[Outcome]]
 
 
-class UnknownModel(Exception):
-    """No model has this name; the message says what was near."""
+class BadRequest(Exception):
+    """Something asked for does not exist; the message says what does."""
 
 
-def default_shape(name: str) -> tuple[int, ...]:
-    """Return the shape of the image that the model is shown."""
-    return _SHAPES.get(name, (1, 3, 64, 64))
-
-
-def model_named(name: str) -> nn.Module:
-    """Return a model by name: of tools/networks.py, of torchvision, or what `package.module:factory` gives."""
-    if name in NETWORKS:
-        return NETWORKS[name]()
-    if ":" in name:
-        return _from_factory(name)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    args = _parser().parse_args(argv)
+    suites = list(SUITES) if args.suite == ["all"] else args.suite
     try:
-        models = torchvision_models()
-    except ImportError:
-        known = []
-    else:
-        known = models.list_models(module=models)
-        if name in known:
-            model: nn.Module = models.get_model(name, weights=None)
-            return model
-    near = difflib.get_close_matches(name, [*NETWORKS, *known], n=3) or [
-        *NETWORKS,
-        "resnet18",
-        "package.module:factory",
+        jobs = [Job(suite, entry.name) for suite in suites for entry in chosen(suite, args.models)]
+        if not jobs:
+            raise BadRequest(f"no model of {', '.join(suites)} matches {args.models!r}; tools/zoo --list prints them")
+        if args.output and (args.output.suffix not in (".md", ".json") or not args.output.parent.is_dir()):
+            raise BadRequest(f"cannot write {args.output}: name a file.md or file.json in a folder that exists")
+    except (BadRequest, UnknownSuite) as error:
+        print(f"zoo: error: {error}", file=sys.stderr)
+        return 2
+    if args.list:
+        print("\n".join(job.name for job in jobs))
+        return 0
+    results: Results = {suite: [] for suite in suites}
+    whole = _run(jobs, results, args.jobs, args.limit_seconds)
+    print(
+        "\n\n".join(f"{table(outcomes)}\n{summary(suite, outcomes)}" for suite, outcomes in results.items() if outcomes)
+    )
+    if args.output:
+        _write(args.output, results)
+    fallen = _compare_with_known(results, args.known, args.update_known)
+    if not whole:
+        return 130
+    return 1 if fallen else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "tools/zoo", description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--suite", nargs="+", required=True, metavar="S", help=f"{', '.join(SUITES)}; all; or package.module"
+    )
+    parser.add_argument("--models", default="*", metavar="GLOB", help="only models whose name matches")
+    parser.add_argument(
+        "--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="models at a time (default: the cores)"
+    )
+    parser.add_argument(
+        "--limit-seconds", type=_positive, default=900, metavar="S", help="for one model (default: %(default)s)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables to a .md, or all data to a .json")
+    parser.add_argument(
+        "--known", type=Path, metavar="FILE", help="the list of models known to pass (default: its own)"
+    )
+    parser.add_argument("--update-known", action="store_true", help="write that list anew from this run's results")
+    parser.add_argument("--list", action="store_true", help="print the names of the models and do nothing")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
+
+
+def _run(jobs: list[Job], results: Results, parallel: int, limit: int) -> bool:
+    """Run the models into `results`; return whether all of them were, or the run was interrupted."""
+    order = {job: i for i, job in enumerate(jobs)}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the processes of the models, too
+    with tempfile.TemporaryDirectory() as folder, tqdm(total=len(jobs), disable=None, unit="model") as bar:
+
+        def done(job: Job, outcome: Outcome) -> None:
+            results[job.suite].append(outcome)
+            bar.update()
+            if not bar.disable:
+                bar.write(f"{job.name}: {state(outcome)}{f': {outcome.reason}' if outcome.reason else ''}")
+
+        try:
+            run_all(jobs, Path(folder), parallel, limit, done)
+        except KeyboardInterrupt:
+            print("zoo: interrupted; these are the models that were done", file=sys.stderr)
+            return False
+        finally:
+            for suite, outcomes in results.items():
+                outcomes.sort(key=lambda outcome: order[Job(suite, outcome.name)])
+    return True
+
+
+def _write(path: Path, results: Results) -> None:
+    if path.suffix == ".json":
+        data = {suite: [outcome.data() for outcome in outcomes] for suite, outcomes in results.items()}
+        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        return
+    parts = [
+        f"## {suite}\n\n{summary(suite, outcomes)}\n\n{markdown(outcomes)}\n" for suite, outcomes in results.items()
     ]
-    raise UnknownModel(f"no model {name!r}; the nearest: {', '.join(near)}")
+    path.write_text("\n".join(["# The zoo\n", f"`tools/zoo`; {LEGEND}\n", *parts]), encoding="utf-8")
 
 
-def _from_factory(name: str) -> nn.Module:
-    place, _, factory = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        model = getattr(importlib.import_module(place), factory)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UnknownModel(f"{name!r} gives no model: {error}") from error
-    finally:
-        sys.path.remove(here)
-    if not isinstance(model, nn.Module):
-        raise UnknownModel(f"{name!r} gives a {type(model).__name__}, not a torch.nn.Module")
-    return model
+def _compare_with_known(results: Results, file: Path | None, update: bool) -> list[str]:
+    """Return the models that failed though they are known to pass, and say so; `update` makes this run the list."""
+    fallen = []
+    for suite, outcomes in results.items():
+        path = file or known_file(suite)
+        known = read_known(path)
+        passed = {outcome.name for outcome in outcomes if outcome.passed}
+        failed = {outcome.name for outcome in outcomes} - passed
+        if update:
+            write_known(path, sorted(known - failed | passed))
+        elif known & failed:
+            print(f"zoo: known to pass, but failed: {', '.join(sorted(known & failed))}", file=sys.stderr)
+            fallen += sorted(known & failed)
+        elif passed - known:
+            print(f"{suite}: {len(passed - known)} passed that were not known to; --update-known notes them")
+    return fallen
 
 
-def torchvision_models() -> ModuleType:
-    """Return `torchvision.models`, also where torchvision's own operators do not load.
-
-    Its usual wheel is built for CUDA, and beside a CPU build of torch the import fails at the first operator of its
-    own. The models that are used here need none, so they are declared without being there.
-    """
-    try:
-        return importlib.import_module("torchvision.models")
-    except RuntimeError as error:
-        if not re.search("torchvision::.* does not exist", str(error)):
-            raise
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    for operator in ("nms", "qnms"):
-        torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return importlib.import_module("torchvision.models")
-
-
-def randomise(model: nn.Module, example: Tensor, seed: int = 0) -> nn.Module:
-    """Give BatchNorms factors and statistics as training leaves them: near what the data has, not equal to it.
-
-    A positive shift keeps the deep networks tame. With random weights BatchNorm and ReLU amplify every difference from
-    layer to layer, so that the rounding to 8 bits alone would leave nothing of the output to compare.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    norms: list[Any] = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    with torch.no_grad():
-        for norm in norms:
-            norm.weight.copy_(_uniform(norm.weight, 0.7, 1.3, generator))
-            norm.bias.copy_(0.8 + 0.3 * torch.randn(norm.bias.shape, generator=generator))
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over what it is shown
-        if norms:
-            model.train()(example)
-        for norm in norms:
-            norm.momentum = 0.1
-            norm.running_var.clamp_(min=0.3 * float(norm.running_var.mean()))
-            norm.running_mean += 0.2 * norm.running_var.sqrt() * torch.randn(norm.bias.shape, generator=generator)
-            norm.running_var *= _uniform(norm.running_var, 0.7, 1.4, generator)
-    return model.eval()
-
-
-def _uniform(like: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(like.shape, generator=generator)
-
-
-def images(*shape: int, seed: int = 0) -> Tensor:
-    """Return seeded images [N, C, H, W]: noise over something smooth, about zero mean and unit variance."""
-    generator = torch.Generator().manual_seed(seed)
-    smooth = torch.randn((*shape[:2], 8, 8), generator=generator)
-    smooth = nn.functional.interpolate(smooth, shape[2:], mode="bilinear")
-    return 0.5 * torch.randn(shape, generator=generator) + 0.85 * smooth / smooth.std()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,12 +4,13 @@ import operator
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from qatc.ir import Source, set_source
 from qatc.modules.fused import Fused
 from qatc.quantizers.base import Quantizer
 from qatc.tracing.frames import user_place
-from qatc.tracing.leaves import is_empty, is_frozen_norm, reads_training
+from qatc.tracing.leaves import computes_its_weight, is_empty, is_frozen_norm, reads_training
 
 
 class SymbolicTracer(fx.Tracer):
@@ -17,6 +18,8 @@ class SymbolicTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Say whether the graph calls the module itself."""
+        if isinstance(m, parametrize.ParametrizationList) or computes_its_weight(m):
+            return False
         alone = is_frozen_norm(m) or (is_empty(m) and reads_training(type(m), "forward"))
         return isinstance(m, Fused | Quantizer) or alone or super().is_leaf_module(m, module_qualified_name)
 

@@ -5,8 +5,9 @@ from inline_snapshot import snapshot
 from torch import nn
 
 from qatc.passes import DedupModules
+from qatc.trace import trace
 from tests.check_pass import check_pass
-from tests.models import SharedBatchNorm, SharedBlock, SharedConv, SharedRelu, conv
+from tests.models import SharedBatchNorm, SharedBlock, SharedConv, SharedRelu, conv, images
 
 
 def test_a_relu_called_twice_becomes_two() -> None:
@@ -67,3 +68,14 @@ def test_a_name_that_is_taken_is_not_used_again() -> None:
 +%relu_1 = ReLU(%relu__call1) : f32[N,3,8,8]  # relu__call1_1
 """),
     )
+
+
+def test_a_hook_can_be_put_on_each_of_the_modules() -> None:
+    """torch refers to the dict of hooks weakly, which a plain dict does not allow."""
+    gm = trace(SharedRelu())
+    DedupModules().run(gm)
+    seen: list[str] = []
+    for name in ("relu", "relu__call1"):
+        gm.get_submodule(name).register_forward_hook(lambda *_, name=name: seen.append(name))
+    gm(images())
+    assert seen == ["relu", "relu__call1"]

@@ -18,8 +18,8 @@ from tqdm import tqdm
 import qatc
 from qatc.lowering import Verification, lower, verify
 from tools import digits, measure
+from tools.models import images, model_named, randomise
 from tools.networks import NETWORKS
-from tools.zoo import images, model_named, randomise
 
 MODELS = ("lenet", "resnet-digits", "resnet18", "mobilenet_v2")
 SETTINGS = (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import qatc
-from tools.zoo import model_named, randomise
+from tools.models import model_named, randomise
 
 Step = Callable[[], None]
 
