@@ -6,6 +6,7 @@ if __name__ != "qatc.passes":
 from qatc.passes.constrain_pow2_scales import ConstrainPow2Scales
 from qatc.passes.dedup_modules import DedupModules
 from qatc.passes.fold_bn_self import FoldBnSelf
+from qatc.passes.functional_to_layer import FunctionalToLayer
 from qatc.passes.functional_to_module import FunctionalToModule
 from qatc.passes.fuse_conv_bn_act import FuseConvBnAct
 from qatc.passes.insert_quantizers import InsertQuantizers
@@ -19,6 +20,7 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
     """Return the passes from a traced float model to one that trains as it will deploy on `target`."""
     passes: tuple[Pass, ...] = (
         DedupModules(),  # one call site per module, so what is attached to it belongs to one tensor
+        FunctionalToLayer(),  # F.conv2d -> a layer that the graph gives its weight
         FunctionalToModule(),  # F.relu -> nn.ReLU, so later passes match modules only
         FuseConvBnAct(),
         FoldBnSelf(),  # a BatchNorm with no layer to fold into
@@ -29,6 +31,6 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
 
 
 __all__ = [
-    "ConstrainPow2Scales", "DedupModules", "FoldBnSelf", "FunctionalToModule", "FuseConvBnAct", "InsertQuantizers",
-    "ShareScales", "qat_pipeline",
+    "ConstrainPow2Scales", "DedupModules", "FoldBnSelf", "FunctionalToLayer", "FunctionalToModule", "FuseConvBnAct",
+    "InsertQuantizers", "ShareScales", "qat_pipeline",
 ]  # fmt: skip

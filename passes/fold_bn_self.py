@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import fx, nn
+from torch import fx
 
 from qatc import ir
 from qatc.invariants import NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
-from qatc.modules.fused import BatchNorm, FusedBatchNorm, fused_form
+from qatc.modules.batch_norms import BatchNorm
+from qatc.modules.fused import FusedBatchNorm
+from qatc.modules.fused_forms import BATCH_NORMS, fused_form
 from qatc.passes.fuse_conv_bn_act import CLIPS, absorb, taken_out
 from qatc.pipeline import Pass
 from qatc.rewrite import Chain, Op, Rule, apply, optional
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ def fold(gm: fx.GraphModule, bn: fx.Node, act: fx.Node | None) -> bool:
     if isinstance(module, FusedBatchNorm) and (act is None or shared or module.activation is not None):
         return False
     fused = fused_form(module)
-    assert fused is not None
+    if fused is None:
+        ir.set_why_float(bn, f"{type(module).__name__} computes in a way of its own")
+        return False
     ir.set_module(gm, str(bn.target), fused)
     if act is not None and not shared:
         fused.activation = taken_out(gm, act)
@@ -51,4 +53,4 @@ def fold(gm: fx.GraphModule, bn: fx.Node, act: fx.Node | None) -> bool:
     return True
 
 
-RULES = (Rule("bn-act", Chain((Op((*BATCH_NORMS, FusedBatchNorm)), optional(*CLIPS))), fold),)
+RULES = (Rule("bn-act", Chain((Op(BATCH_NORMS), optional(*CLIPS))), fold),)

@@ -1,12 +1,14 @@
 """Turn functions, operators and tensor methods into modules."""
 
+import operator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qatc import ir
+from qatc.constants import constants
 from qatc.errors import TraceError
 from qatc.invariants import NO_INPLACE, ONE_CALL_SITE, Invariant
 from qatc.modules import ops
@@ -33,9 +35,11 @@ class FunctionalToModule(Pass):
         """Rewrite the graph; return whether anything changed."""
         stopped = stop_overwriting(gm)
         changed = bool(apply(gm, RULES)) or stopped
+        known = constants(gm.graph)
         for node in gm.graph.nodes:
-            if node.op in ("call_function", "call_method") and may_be_tensor(node):
-                ir.set_why_float(node, "not an op that qatc knows")
+            op = node.op in ("call_function", "call_method") and node not in known
+            if op and may_be_tensor(node) and not handles_container(node):
+                ir.set_why_float(node, ir.why_float(node) or "not an op that qatc knows")
         return changed
 
 
@@ -112,8 +116,23 @@ def may_be_tensor(node: fx.Node) -> bool:
     """Say whether the node gives a tensor; where types are not known, whether it may."""
     if ir.tensor_type(node) is not None:
         return True
+    if node.op == "placeholder" and node.args and isinstance(node.args[0], int | float | str):
+        return False  # an argument whose default is a plain value
     typed = any(ir.tensor_type(n) is not None for n in node.graph.nodes)
     return not (typed or is_size(node) or call_name(node) in GIVE_SEVERAL)
+
+
+def handles_container(node: fx.Node) -> bool:
+    """Say whether the node only takes a tensor out of an argument, or puts tensors into a container: no op on them."""
+    if isinstance(node.target, type):
+        return True
+    source = node.args[0] if node.target in (operator.getitem, getattr) else None
+    if not isinstance(source, fx.Node) or not (source.op == "placeholder" or handles_container(source)):
+        return False
+    if ir.tensor_type(node) is not None:
+        return ir.tensor_type(source) is None
+    key = node.args[1]
+    return isinstance(key, str) and (node.target is operator.getitem or not hasattr(Tensor, key))
 
 
 def contains_node(value: Any) -> bool:

@@ -7,18 +7,22 @@ from torch import fx, nn
 
 from qatc import ir
 from qatc.invariants import NO_INPLACE, ONE_CALL_SITE, Invariant
-from qatc.modules.fused import BatchNorm, Fused, fused_form
+from qatc.modules.batch_norms import BatchNorm
+from qatc.modules.fused import Fused
+from qatc.modules.fused_forms import BATCH_NORMS, LAYERS, fused_form
 from qatc.pipeline import Pass
 from qatc.rewrite import Chain, Op, Rule, apply, optional
 
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # What every target fuses: activations that only clip.
 CLIPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 
 
 @dataclass(frozen=True)
 class FuseConvBnAct(Pass):
-    """Conv or Linear [+ BatchNorm] [+ ReLU, ReLU6 or Hardtanh] becomes one module that trains as they did.
+    """Conv, transposed or not, or Linear [+ BatchNorm] [+ ReLU, ReLU6 or Hardtanh] becomes one module.
+
+    It trains as they did. Identities are left out.
 
     The BatchNorm stays where it is in the model, under its own name; the fused layer is given it as an argument.
     It is fused only if nothing else reads the layer, and if it has running statistics to fold.
@@ -29,7 +33,30 @@ class FuseConvBnAct(Pass):
 
     def run(self, gm: fx.GraphModule) -> bool:
         """Rewrite the graph; return whether anything changed."""
-        return bool(apply(gm, RULES))
+        dropped = drop_identities(gm)
+        name_output_sizes(gm)
+        return bool(apply(gm, RULES)) or dropped
+
+
+def drop_identities(gm: fx.GraphModule) -> bool:
+    """Remove what stands between layers and does nothing: models put it where an option is not used."""
+    dropped = False
+    for node, module in list(ir.module_calls(gm)):
+        if type(module) is nn.Identity and isinstance(node.args[0], fx.Node):
+            node.replace_all_uses_with(node.args[0])
+            gm.graph.erase_node(node)
+            dropped = True
+    if dropped:
+        ir.prune(gm)
+    return dropped
+
+
+def name_output_sizes(gm: fx.GraphModule) -> None:
+    """Pass the output size of a transposed convolution by its name: behind the input, a fused layer takes others."""
+    for node, module in ir.module_calls(gm):
+        if isinstance(module, TRANSPOSED) and len(node.args) > 1:
+            first, size = node.args
+            node.args, node.kwargs = (first,), {**node.kwargs, "output_size": size}
 
 
 def fuse(gm: fx.GraphModule, layer: fx.Node, bn: fx.Node | None, act: fx.Node | None) -> bool:
@@ -71,14 +98,14 @@ def foldable(bn: nn.Module, layer: nn.Module, output: ir.TensorType | None) -> b
     assert isinstance(bn, BatchNorm)
     if isinstance(layer, nn.Linear) and output is not None and len(output.shape) != 2:
         return False  # its channels are the last dimension, the BatchNorm's dimension 1
-    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    channels = getattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels")
     return bn.running_var is not None and bn.track_running_stats and bn.num_features == channels
 
 
 RULES = (
     Rule(
         "layer-bn-act",
-        Chain((Op(WEIGHTED), optional(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), optional(*CLIPS))),
+        Chain((Op(LAYERS), optional(*BATCH_NORMS), optional(*CLIPS))),
         fuse,
     ),
 )

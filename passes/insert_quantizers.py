@@ -1,6 +1,8 @@
 """Put quantizers where the target wants them: on weights, and on the tensors between layers."""
 
 import math
+import operator
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -8,8 +10,11 @@ from typing import Any, ClassVar
 from torch import fx
 
 from qatc import ir
+from qatc.constants import constants, value_of
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
-from qatc.modules.fused import FusedBatchNorm, fused_form
+from qatc.modules.batch_norms import GivenBatchNorm
+from qatc.modules.fused import FusedBatchNorm
+from qatc.modules.fused_forms import FUSED_FORMS, fused_form
 from qatc.modules.kinds import op_kind, output_range
 from qatc.passes.functional_to_module import may_be_tensor
 from qatc.pipeline import Pass
@@ -23,7 +28,8 @@ class InsertQuantizers(Pass):
     """Insert a quantizer behind every tensor that the target's table asks for, and one in every layer with weights.
 
     A tensor gets one quantizer, read by the ops that want a grid (by all, where the op that makes it wants one); its
-    width is the widest that a reader asks for. Ops that only move values hand the grid on.
+    width is the widest that a reader asks for. Ops that only move values hand the grid on. What is computed from
+    parameters alone gets none: the lowered file holds its value.
     """
 
     target: Target
@@ -48,6 +54,7 @@ class _Placement:
 
     def __init__(self, gm: fx.GraphModule, target: Target, config: QConfig) -> None:
         self.gm, self.target = gm, target
+        self.constants = constants(gm.graph)
         self.least = least_values(gm.graph)
         self.depth = depths(gm.graph)
         self.layers = config.resolve(list(self._layers()))
@@ -62,7 +69,8 @@ class _Placement:
             wanted = [reader for reader in node.users if self._reads_grid(reader, node)]
             everywhere = self._makes_grid(node)
             if (wanted or everywhere) and ir.grid_source(node) is None and _is_float(node):
-                self._insert(node, list(node.users) if everywhere else wanted)
+                everyone = [reader for reader in node.users if node in ir.tensor_inputs(reader)]
+                self._insert(node, everyone if everywhere else wanted)
         for node in nodes:
             if self.tails[node] is not node:
                 ir.set_fused_into(self.tails[node], str(node.target))
@@ -85,8 +93,12 @@ class _Placement:
 
     def _rule(self, node: fx.Node) -> OpRule:
         module = ir.module_of(node)
-        if module is None:
+        if module is None or node in self.constants:
             return OpRule()
+        if isinstance(module, tuple(FUSED_FORMS)) and fused_form(module) is None:
+            return OpRule(reason=f"{type(module).__name__} computes in a way of its own")
+        if isinstance(module, GivenBatchNorm):
+            return OpRule(reason="its statistics are not those of one module, under BatchNorm's names")
         if not self.layers[str(node.target)].quantize:
             return OpRule(reason="excluded by a rule of the configuration")
         rule = self.target.rule(op_kind(module))
@@ -110,6 +122,8 @@ class _Placement:
 
     def _reads_grid(self, reader: fx.Node, tensor: fx.Node) -> bool:
         rule = self.rules[reader]
+        if tensor not in ir.tensor_inputs(reader):
+            return False
         if rule.inputs == "skip":
             raw = self._raw_branch(reader)
             return raw is not None and tensor is not raw
@@ -149,7 +163,7 @@ class _Placement:
         self.rules[call] = OpRule()
         self.tails[call] = call
         for reader in readers:
-            reader.replace_input_with(tensor, call)
+            ir.replace_input(reader, tensor, call)
 
     def _spec(self, tensor: fx.Node, bits: int) -> QuantSpec:
         """Return the grid of the tensor that a node makes."""
@@ -178,10 +192,10 @@ class _Placement:
         if isinstance(module, FusedBatchNorm):  # a factor per channel: exact at 8 bits, a step of its own cannot help
             config = replace(config, weight_bits=8, weight_quantizer="minmax", per_channel=True)
         kind = op_kind(module)
-        channels = config.per_channel and kind in self.target.weight.per_channel
-        axis = module.channel_axis if channels else None
+        axis = module.weight_axis if config.per_channel and kind in self.target.weight.per_channel else None
         spec = QuantSpec(config.weight_bits, axis=axis, narrow=self.target.weight.narrow)
-        weight = module.weight if channels else module.fold(_batch_norm_of(node)).weight
+        given = {name: value_of(self.gm, tensor) for name, tensor in ir.given_tensors(node).items()}
+        weight = module.fold(_batch_norm_of(node) if axis is None else None, **given).weight
         module.weight_quantizer = weight_quantizer(config.weight_quantizer, spec, weight).train(self.gm.training)
         ir.set_module(self.gm, path, module)
         source = ir.grid_source(node.args[0])
@@ -216,7 +230,7 @@ def depths(graph: fx.Graph) -> dict[fx.Node, int]:
     """Return the number of ops on the longest path to each node."""
     found: dict[fx.Node, int] = {}
     for node in graph.nodes:
-        found[node] = 1 + max((found[n] for n in node.all_input_nodes), default=-1)
+        found[node] = 1 + max((found[n] for n in ir.tensor_inputs(node)), default=-1)
     return found
 
 
@@ -245,8 +259,21 @@ KEEPS_SIGN = frozenset(
 
 
 def _quantizer_path(tensor: fx.Node) -> str:
-    path = str(tensor.target) if tensor.op in ("placeholder", "call_module", "get_attr") else _scoped_name(tensor)
-    return f"{path.lstrip('*')}_q"
+    if tensor.op in ("call_module", "get_attr"):
+        return f"{tensor.target}_q"
+    return f"{_argument_path(tensor) or _scoped_name(tensor)}_q"
+
+
+def _argument_path(node: Any) -> str:
+    """Return the path, joined by `_`, of an argument or of what is read from one; an empty text for any other node."""
+    if not isinstance(node, fx.Node):
+        return ""
+    if node.op == "placeholder":
+        return str(node.target).lstrip("*")
+    if node.target not in (operator.getitem, getattr) or not isinstance(node.args[1], str | int):
+        return ""
+    container = _argument_path(node.args[0])
+    return re.sub(r"\W", "_", f"{container}_{node.args[1]}") if container else ""
 
 
 def _scoped_name(node: fx.Node) -> str:

@@ -2,7 +2,7 @@
 
 from qatc.api import calibrate, float_mode, freeze_bn, freeze_ranges, prepare
 from qatc.checkpoint import load, save
-from qatc.errors import QatcError
+from qatc.errors import QatcError, QatcWarning
 from qatc.lowering import lower
 from qatc.pipeline import Pass, Pipeline
 from qatc.prepared import PreparedModel
@@ -14,5 +14,5 @@ __version__ = "0.1.0"
 __all__ = [
     "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "save", "load", "lower",
     "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel", "QatcError",
-    "__version__",
+    "QatcWarning", "__version__",
 ]  # fmt: skip

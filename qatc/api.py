@@ -1,25 +1,29 @@
 """The calls of a training script: prepare, calibrate, freeze."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
+from qatc import ir
+from qatc.arguments import Arguments, arguments_of
 from qatc.errors import CalibrationError, ConfigError
+from qatc.float_check import check_float
 from qatc.modules.fused import Fused
+from qatc.nested import map_tensors
 from qatc.passes import qat_pipeline
 from qatc.pipeline import DumpFolder
 from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs
 from qatc.quantizers import Quantizer
 from qatc.spec import QConfig, config_of
 from qatc.targets import Target, target_of
-from qatc.trace import as_inputs, trace
+from qatc.trace import trace
 
 log = logging.getLogger("qatc")
 
@@ -31,36 +35,49 @@ def prepare(
     config: str | QConfig = "w8a8",
     *,
     dump_dir: str | Path | None = None,
+    verify: bool = False,
 ) -> PreparedModel:
     """Return a copy of the model that trains with the quantization it will deploy with on `target`.
 
     Args:
         model: the float model, as written; it is not changed.
-        example_inputs: a tensor, or a tuple of the model's positional arguments; gives shapes to reports and dumps.
+        example_inputs: a tensor, a tuple of the model's positional arguments, or a dict of its keyword arguments;
+            tensors may stand inside dicts, lists, tuples, named tuples and dataclasses. Taken as `calibrate` takes a
+            batch. Gives shapes to reports and dumps.
         target: where it will run; decides where quantizers stand, so it is chosen before training.
         config: a preset (`w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`) or a `QConfig`.
         dump_dir: a folder for the numbered text dump after each pass that changed something.
+        verify: whether to compare the result, with its quantizers off, with the model: outputs in eval mode, outputs,
+            gradients and statistics of a training step (`qatc.float_difference`). Needs example_inputs of the real
+            kind, and the time and memory of a few runs.
 
     Raises:
         TraceError: the model's Python depends on data.
-        ConfigError: an unknown target or config, or a rule that matches no layer.
+        ConfigError: an unknown target or config, a rule that matches no layer, or `verify` without example_inputs.
+        FloatCheckError: the check failed; it names the first pass that parted the two.
 
     """
     target, config = target_of(target), config_of(config)
-    inputs = None if example_inputs is None else as_inputs(example_inputs)
-    gm = trace(model, inputs)
+    if verify and example_inputs is None:
+        raise ConfigError("verify=True needs data to run the model on", remedy="give example_inputs, of the real kind")
+    given = None if example_inputs is None else arguments_of(example_inputs, model.forward)
+    inputs = None if given is None else given.bound(model.forward)
+    gm = trace(model, example_inputs)
     dumps = None if dump_dir is None else DumpFolder(Path(dump_dir))
     if dumps is not None:
         dumps.start(gm)
-    qat_pipeline(target, config).run(gm, () if dumps is None else (dumps,))
+    pipeline = qat_pipeline(target, config)
+    pipeline.run(gm, () if dumps is None else (dumps,))
     if not any(isinstance(module, Quantizer) for module in gm.modules()):
         raise ConfigError(
             f"nothing in {type(model).__name__} can be quantized for {target.name}",
             remedy="check that the model has layers of the target's table, and that no rule excludes them all",
         )
+    if verify and given is not None:
+        check_float(model, gm, pipeline, example_inputs, given)
     remember(gm, PreparedFor(target, config))
     if inputs is not None:
-        remember_inputs(gm, [x for x in inputs if isinstance(x, Tensor)])
+        remember_inputs(gm, inputs)
     log.info("%s for %s: %s", type(model).__name__, target.name, gm.report.summary)
     return gm
 
@@ -74,27 +91,30 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
     """Set the first ranges from data: run the model in eval mode on up to `steps` batches, recording only.
 
     A batch is a tensor, a tuple or list whose first items are the model's inputs (further ones, as labels, are left
-    out), or a dict of keyword arguments. The model's mode is restored; its parameters and statistics do not move.
+    out), or a dict of keyword arguments (further keys likewise); a dict whose keys do not name the model's arguments is
+    itself the first argument. Tensors, inside whatever containers, are moved to the device of the model's parameters.
+    The model's mode is restored; its parameters and statistics do not move.
 
     Raises:
         CalibrationError: no batch, or values that are not finite.
+        ConfigError: a batch that does not fit the model's arguments.
 
     """
     found = dict(quantizers(model))
     if not found:
         raise CalibrationError("the model has no quantizers", remedy="call qatc.prepare(model) first")
-    placeholders = [n for n in model.graph.nodes if n.op == "placeholder"] if isinstance(model, PreparedModel) else [0]
+    called = _called(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     total = steps if steps is not None else _length(batches)
     count = 0
     with _recording(model, found.values()), torch.no_grad():
         bar = tqdm(islice(batches, steps), "calibrate", total, disable=None if progress and _is_main() else True)
         for batch in bar:
-            args, kwargs = _arguments(batch, len(placeholders), device)
-            model(*args, **kwargs)
+            given: Arguments = map_tensors(lambda x: x.to(device), _arguments(batch, called))
+            model(*given.args, **given.kwargs)
             count += 1
-            if count == 1 and isinstance(model, PreparedModel) and not kwargs:
-                remember_inputs(model, args)
+            if count == 1 and isinstance(called, PreparedModel):
+                remember_inputs(called, given.bound(called.forward))
     if count == 0:
         raise CalibrationError("there was no batch to calibrate with", remedy="pass a loader that yields batches")
     for name, quantizer in found.items():
@@ -121,14 +141,24 @@ def _recording(model: nn.Module, found: Iterable[Quantizer]) -> Iterator[None]:
             module.training = training
 
 
-def _arguments(batch: Any, wanted: int, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    def moved(value: Any) -> Any:
-        return value.to(device) if isinstance(value, Tensor) else value
+def _called(model: nn.Module) -> nn.Module:
+    """Return the model to which a wrapper hands all arguments on: DistributedDataParallel, torch.compile."""
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return _called(model.module)
+    return _called(model._modules["_orig_mod"] or model) if "_orig_mod" in model._modules else model
 
-    if isinstance(batch, dict):
-        return (), {name: moved(value) for name, value in batch.items()}
-    given = tuple(batch)[:wanted] if isinstance(batch, list | tuple) else (batch,)
-    return tuple(map(moved, given)), {}
+
+def _arguments(batch: Any, model: nn.Module) -> Arguments:
+    given = arguments_of(batch, model.forward)
+    given.bound(model.forward)
+    if isinstance(batch, Mapping) and given.args and isinstance(model, PreparedModel):
+        first = next(node for node in model.graph.nodes if node.op == "placeholder")
+        if ir.tensor_type(first) is not None:
+            raise ConfigError(
+                f"the batch is a dict of {sorted(map(str, batch))}, the model's argument {first.target} is a tensor",
+                remedy=f"name the key {str(first.target)!r}, or pass batches as tensors or tuples",
+            )
+    return given
 
 
 def _length(batches: Iterable[Any]) -> int | None:

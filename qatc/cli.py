@@ -13,7 +13,7 @@ import qatc
 from qatc.errors import QatcError, VerificationError
 from qatc.lowering import Lowered, lowered_proto, verify
 from qatc.lowering.lowered import write_whole
-from qatc.lowering.verify import Array
+from qatc.lowering.verify_data import Array
 from qatc.targets import TARGETS
 
 _EXAMPLE = """\

@@ -24,6 +24,10 @@ def _rebuild(cls: type[QatcError], what: str, where: str, remedy: str) -> QatcEr
     return cls(what, where=where, remedy=remedy)
 
 
+class QatcWarning(UserWarning):
+    """Something that a user should know of a model, though work goes on: what stays in float, what is left out."""
+
+
 class TraceError(QatcError):
     """The model's Python could not be turned into a graph."""
 
@@ -34,6 +38,10 @@ class PassOrderError(QatcError):
 
 class InvariantError(QatcError):
     """A pass left the graph in a state that it must not be in."""
+
+
+class FloatCheckError(QatcError):
+    """A prepared model with its quantizers off is not the model that was given."""
 
 
 class ConfigError(QatcError):

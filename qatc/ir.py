@@ -3,7 +3,7 @@
 The IR is a plain `torch.fx.GraphModule`; this is the only file that knows the keys of `node.meta`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from qatc.quantizers.base import Quantizer
 
 _TYPE, _SOURCE, _WHY_FLOAT = "qatc_type", "qatc_source", "qatc_why_float"
 _MOVES, _FUSED_INTO = "qatc_moves_values", "qatc_fused_into"
+_NOTES = "qatc_notes"
 _SHORT = {
     torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64", torch.int64: "i64",
     torch.int32: "i32", torch.int8: "s8", torch.uint8: "u8", torch.bool: "bool",
@@ -97,6 +98,17 @@ def set_fused_into(node: fx.Node, path: str) -> None:
     node.meta[_FUSED_INTO] = path
 
 
+def notes(gm: fx.GraphModule) -> tuple[str, ...]:
+    """Return what tracing had to say about the whole graph: decisions on sizes, branches left out."""
+    found: tuple[str, ...] = gm.meta.get(_NOTES, ())
+    return found
+
+
+def set_notes(gm: fx.GraphModule, lines: Iterable[str]) -> None:
+    """Record what there is to say about the whole graph."""
+    gm.meta[_NOTES] = tuple(lines)
+
+
 def inherit(new: fx.Node, old: fx.Node) -> None:
     """Give `new` the type and source of the node that it stands for."""
     for key in (_TYPE, _SOURCE, _WHY_FLOAT):
@@ -154,6 +166,15 @@ def set_module(root: nn.Module, path: str, module: nn.Module) -> None:
     at.add_module(name, module)
 
 
+def numbered(wanted: str, taken: Collection[str]) -> str:
+    """Return `wanted`, or the first of `wanted_1`, `wanted_2`, ... that is not taken."""
+    name, n = wanted, 0
+    while name in taken:
+        n += 1
+        name = f"{wanted}_{n}"
+    return name
+
+
 def free_path(root: nn.Module, wanted: str) -> str:
     """Return `wanted`, or the first of `wanted_1`, `wanted_2`, ... that names nothing yet."""
     path, n = wanted, 0
@@ -200,9 +221,34 @@ def module_reference(gm: fx.GraphModule, path: str, before: fx.Node) -> fx.Node:
     return node
 
 
+# Arguments of these names are a module's own tensors, given to it by the graph; all others are data that it reads.
+GIVEN = ("weight", "bias", "running_mean", "running_var")
+
+
+def given_tensors(node: fx.Node) -> dict[str, fx.Node]:
+    """Return the weight, bias and statistics that a module is given by the graph, by name."""
+    if node.op != "call_module":
+        return {}
+    return {name: node.kwargs[name] for name in GIVEN if isinstance(node.kwargs.get(name), fx.Node)}  # type: ignore[misc]
+
+
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes whose tensors this one reads: module references and plain values are left out."""
-    return [n for n in node.all_input_nodes if referenced_module(n) is None]
+    """Return the nodes whose tensors this one reads: module references, given weights, plain values are left out."""
+    given = given_tensors(node)
+    inputs = node.all_input_nodes
+    if given:
+        found: dict[fx.Node, None] = {}
+        kwargs = {name: value for name, value in node.kwargs.items() if name not in given}
+        fx.map_arg((node.args, kwargs), found.setdefault)
+        inputs = list(found)
+    return [n for n in inputs if referenced_module(n) is None]
+
+
+def replace_input(node: fx.Node, old: fx.Node, new: fx.Node) -> None:
+    """Let the node read `new` where it read `old`; the weights that it is given stay."""
+    given = given_tensors(node)
+    node.replace_input_with(old, new)
+    node.kwargs = {**node.kwargs, **given}
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

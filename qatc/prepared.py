@@ -1,24 +1,51 @@
 """The graph module that `prepare` returns: an ordinary `GraphModule` that remembers what it was prepared for."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
+from qatc.arguments import batch_size
+from qatc.nested import Part, Path, joined, leaves
 from qatc.report import Report, make_report
 from qatc.spec import QConfig
 from qatc.targets import Target
 
 _KEY = "qatc_prepared_for"
 
-InputTypes = tuple[tuple[str, tuple[int, ...]], ...]
+
+@dataclass(frozen=True)
+class InputType:
+    """A tensor among the inputs, as last seen: `path` starts at the argument's name, the batch is None in `shape`."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    @property
+    def name(self) -> str:
+        """The path as text: `image`, `features.0`."""
+        return joined(self.path)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The type of its elements."""
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} [{', '.join('N' if size is None else str(size) for size in self.shape)}]"
+
+
+InputTypes = tuple[InputType, ...]
 
 
 @dataclass(frozen=True)
 class PreparedFor:
-    """What a model was prepared for; `inputs` are types and shapes as last seen, or None if none was."""
+    """What a model was prepared for; `inputs` are the tensors among its inputs, or None if none was seen."""
 
     target: Target
     config: QConfig
@@ -59,8 +86,22 @@ def remember(model: PreparedModel, prepared_for: PreparedFor) -> None:
     model.meta[_KEY] = prepared_for
 
 
-def remember_inputs(model: PreparedModel, inputs: Iterable[Tensor]) -> None:
-    """Note types and shapes of the inputs, for lowering."""
-    if model.prepared_for is not None:
-        types = tuple((str(x.dtype).removeprefix("torch."), tuple(x.shape)) for x in inputs)
-        remember(model, replace(model.prepared_for, inputs=types))
+def remember_inputs(model: PreparedModel, values: Mapping[str, Any]) -> None:
+    """Note name, type and shape of every tensor among the model's arguments, given by name, for lowering.
+
+    Dimension 0 is the batch where it has the size of the first tensor's, each time that inputs are noted.
+    """
+    if model.prepared_for is None:
+        return
+    arguments = [str(node.target).lstrip("*") for node in model.graph.nodes if node.op == "placeholder"]
+    fixed = {known.path for known in model.prepared_for.inputs or () if None not in known.shape}
+    batch = batch_size(values)
+    found = []
+    for name in arguments:
+        for leaf in leaves(values.get(name), (Part(name, name),)):
+            if isinstance(leaf.value, Tensor):
+                shape: tuple[int | None, ...] = tuple(leaf.value.shape)
+                if shape and shape[0] == batch and leaf.path not in fixed:
+                    shape = (None, *shape[1:])
+                found.append(InputType(leaf.path, str(leaf.value.dtype).removeprefix("torch."), shape))
+    remember(model, replace(model.prepared_for, inputs=tuple(found)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from qatc import ir
+from qatc.constants import constants
 from qatc.modules.kinds import op_kind
 from qatc.quantizers import Quantizer
 
@@ -53,7 +54,8 @@ class Report:
 
 def make_report(gm: fx.GraphModule) -> Report:
     """Return the report of a graph as it is now."""
-    return Report(tuple(_row(node) for node in gm.graph.nodes if _is_op(node)))
+    known = constants(gm.graph)  # what they compute is in the lowered file as a value
+    return Report(tuple(_row(node) for node in gm.graph.nodes if node not in known and _is_op(node)))
 
 
 def _is_op(node: fx.Node) -> bool:

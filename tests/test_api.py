@@ -97,34 +97,38 @@ def test_control_flow_that_depends_on_data_is_an_error_with_a_place_and_a_remedy
     with pytest.raises(TraceError) as caught:
         qatc.prepare(DataDependent(), images())
     assert re.sub(r"py:\d+", "py:LINE", str(caught.value)) == snapshot("""\
-DataDependent cannot be traced: its Python decides on a tensor's values or sizes
+DataDependent cannot be traced: its Python decides on the values of a tensor
   at: models.py:LINE: if y.sum() > 0:
-  try: compute with torch.where or torch.cond instead of `if`, or move this part out of the model\
+  try: compute with torch.where instead of `if`, or move this part into a submodule, which then stays in float\
 """)
 
 
-def test_assigning_to_a_part_of_a_tensor_is_an_error_with_a_place_and_a_remedy() -> None:
+def test_without_inputs_assigning_to_a_part_of_a_tensor_is_an_error_that_asks_for_them() -> None:
     class Assigns(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             x[:, 0] = 0
             return x
 
     with pytest.raises(TraceError) as caught:
-        qatc.prepare(nn.Sequential(conv(3, 4), Assigns()), images())
+        qatc.prepare(nn.Sequential(conv(3, 4), Assigns()))
     assert re.sub(r"py:\d+", "py:LINE", str(caught.value)) == snapshot("""\
-Sequential cannot be traced: it assigns to a part of a tensor
+Sequential cannot be traced without example inputs: TypeError: '_Proxy' object does not support item assignment
   at: test_api.py:LINE: x[:, 0] = 0
-  try: build the tensor with torch.where, torch.cat or torch.stack instead\
+  try: give example_inputs: the model's Python then runs on their shapes\
 """)
 
 
-def test_example_inputs_that_do_not_fit_are_an_error_that_names_the_node() -> None:
+def test_example_inputs_that_do_not_fit_are_an_error_that_names_the_line() -> None:
     with pytest.raises(TraceError) as caught:
         qatc.prepare(Classifier(), torch.zeros(2, 5, 8, 8))
     message = re.sub(r"py:\d+", "py:LINE", str(caught.value))
-    assert message.startswith("the model does not run on the example inputs: RuntimeError: ")  # and torch's own words
+    assert message.startswith("Classifier does not run on the example inputs: RuntimeError: ")  # and torch's own words
     assert message.splitlines()[1:] == snapshot(
-        ["  at: %conv conv models.py:LINE", "  try: check the shapes and types in example_inputs"]
+        [
+            "  at: models.py:LINE: y = self.pool(self.act(self.conv(x)))",
+            "  try: check shapes, types and names in example_inputs: a tensor, a tuple of positional arguments, or a "
+            "dict of keyword arguments",
+        ]
     )
 
 
@@ -134,7 +138,8 @@ def test_without_example_inputs_the_same_grids_stand_at_the_same_places(
     kind: Callable[[], nn.Module], target: str
 ) -> None:
     typed, untyped = (qatc.prepare(randomise(kind()), given, target) for given in (images(), None))
-    assert [str(n.target) for n in typed.graph.nodes] == [str(n.target) for n in untyped.graph.nodes]
+    modules = [[n.target for n in gm.graph.nodes if n.op == "call_module"] for gm in (typed, untyped)]
+    assert modules[0] == modules[1]
     for gm in (typed, untyped):
         qatc.calibrate(gm, [images()], progress=False)
     assert torch.equal(evaluated(untyped, [images()]), evaluated(typed, [images()]))
@@ -214,7 +219,7 @@ nothing in Sequential can be quantized for onnxruntime
 
 
 @pytest.mark.parametrize("given", [{"target": "onnx-runtime"}, {"config": "w8a9"}])
-def test_an_unknown_name_proposes_the_nearest(given: dict[str, str]) -> None:
+def test_an_unknown_name_proposes_the_nearest(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"did you mean '(onnxruntime|w8a8)'"):
         qatc.prepare(Classifier(), **given)
 

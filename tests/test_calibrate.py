@@ -7,7 +7,8 @@ from inline_snapshot import snapshot
 from torch import Tensor, nn
 
 import qatc
-from qatc.errors import CalibrationError
+from qatc.errors import CalibrationError, ConfigError
+from qatc.nested import tensors
 from qatc.quantizers import Quantizer
 from tests.check_pass import evaluated
 from tests.models import (
@@ -18,6 +19,7 @@ from tests.models import (
     randomise,
 )
 from tests.prepared import every_config
+from tests.signatures import Dataclasses, DictInDictOut, KeywordOnly, NamedTuples, NestedTuple, samples
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,47 @@ def test_a_model_of_two_inputs_takes_the_first_two_of_a_batch() -> None:
     gm = qatc.prepare(Two(), (images(), images(seed=1)))
     qatc.calibrate(gm, [(images(), images(seed=1), torch.zeros(4))], progress=False)
     assert gm.prepared_for is not None
-    assert gm.prepared_for.inputs == (("float32", (4, 3, 8, 8)), ("float32", (4, 3, 8, 8)))
+    assert list(map(str, gm.prepared_for.inputs or ())) == ["x float32 [N, 3, 8, 8]", "y float32 [N, 3, 8, 8]"]
+
+
+@pytest.mark.parametrize("kind", samples(0))
+def test_batches_have_the_form_that_the_model_takes(kind: type[nn.Module]) -> None:
+    gm, expected = (qatc.prepare(randomise(kind())) for _ in range(2))
+    qatc.calibrate(gm, [samples(1)[kind]], progress=False)
+    assert all(m.ready for m in gm.modules() if isinstance(m, Quantizer))
+    batch = samples(1)[kind]
+    batch = {**batch, "labels": torch.zeros(4)} if isinstance(batch, dict) and kind is not DictInDictOut else batch
+    qatc.calibrate(expected, [batch], progress=False)
+    assert gm.prepared_for == expected.prepared_for
+    for key, value in gm.state_dict().items():
+        assert torch.equal(value, expected.state_dict()[key])
+
+
+@pytest.mark.parametrize("kind", [DictInDictOut, NestedTuple, Dataclasses, NamedTuples, KeywordOnly])
+def test_tensors_in_containers_are_moved_to_the_models_device(kind: type[nn.Module]) -> None:
+    """There is no device but the CPU to test on: a model of meta tensors fails on anything that is left behind."""
+    seen: list[torch.device] = []
+    gm = qatc.prepare(randomise(kind()), samples(0)[kind])
+    gm.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.extend(t.device for _, t in tensors((args, kwargs))), with_kwargs=True
+    )
+    qatc.calibrate(gm, [samples(1)[kind]], progress=False)
+    gm.to("meta")
+    with pytest.raises((RuntimeError, NotImplementedError, CalibrationError)):
+        qatc.calibrate(gm, [samples(1)[kind]], progress=False)
+    count = len(tensors(samples(1)[kind]))
+    assert {str(d) for d in seen[:count]} == {"cpu"}
+    assert {str(d) for d in seen[count:]} == {"meta"}
+
+
+def test_a_dict_for_a_model_of_a_tensor_is_an_error_that_names_the_argument() -> None:
+    gm = qatc.prepare(Classifier(), images())
+    with pytest.raises(ConfigError) as caught:
+        qatc.calibrate(gm, [{"image": images(), "label": torch.zeros(4)}], progress=False)
+    assert str(caught.value) == snapshot("""\
+the batch is a dict of ['image', 'label'], the model's argument x is a tensor
+  try: name the key 'x', or pass batches as tensors or tuples\
+""")
 
 
 def test_calibration_moves_ranges_alone_and_restores_every_mode() -> None:

@@ -283,3 +283,11 @@ def test_only_prepared_models_are_saved(tmp_path: Path) -> None:
     wrapped: Any = nn.DataParallel(prepared(calibrated=False))
     with pytest.raises(CheckpointError, match=r"DataParallel(.|\n)*model\.module"):
         qatc.save(wrapped, tmp_path / "model.pt")
+
+
+def test_a_file_of_format_1_which_had_no_names_of_inputs_is_read(tmp_path: Path) -> None:
+    gm = qatc.prepare(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.zeros(4, 3, 8, 8))
+    qatc.save(gm, tmp_path / "model.pt")
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    torch.save(content | {"version": 1, "inputs": [["float32", [4, 3, 8, 8]]]}, tmp_path / "old.pt")
+    assert qatc.load(tmp_path / "old.pt").prepared_for == gm.prepared_for

@@ -114,6 +114,7 @@ def test_a_name_that_would_be_code_is_refused(name: str, file: Path, monkeypatch
 
 
 def test_texts_stay_texts(file: Path) -> None:
+    qatc.save(qatc.prepare(Net()), file)  # traced without inputs, it keeps arguments that have defaults
     text = f"\"'''\\\n{CALL}"
     default = lambda c: next(n for n in c["graph"] if n["target"] == "mode").update(args=[text])  # noqa: E731
     loaded = qatc.load(changed(file, default))
@@ -183,6 +184,9 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "a spec for a config": (lambda c: c.update(config={"settings": ["QuantSpec", {"dict": []}]}), "QuantSpec stands"),
     "a bad spec": (lambda c: c.update(config={"settings": ["QuantSpec", {"dict": [["bits", 99]]}]}), "99 bits"),
     "a wrong input": (lambda c: c.update(inputs=[["load", [1]]]), "damaged"),
+    "an input of no type": (lambda c: c["inputs"][0].__setitem__(1, "load"), "is no input"),
+    "an input of no size": (lambda c: c["inputs"][0].__setitem__(2, [CALL]), "is no input"),
+    "an input at no name": (lambda c: c["inputs"][0].__setitem__(0, [[["x"], 0, False]]), "is no input"),
 }
 
 

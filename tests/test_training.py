@@ -146,7 +146,7 @@ def test_a_step_under_bfloat16_autocast_keeps_scales_and_statistics_in_float32(c
 def test_weight_and_bias_deploy_on_their_grids(config: str) -> None:
     """The bias on float32(scale of the input * scale of the weight), as every integer kernel adds it."""
     gm: Any = prepared(ConvBnAct(bn=nn.BatchNorm2d(4)), config=config).eval()
-    weight, bias = gm.conv.deployed(gm.bn, gm.x_q)
+    weight, bias = gm.conv.deployed(gm.conv.fold(gm.bn), gm.x_q)
     folded = gm.conv.fold(gm.bn)
     grid = gm.conv.weight_quantizer.checked_grid(folded.weight, folded.gain)
     codes = weight / grid.scale.view(4, 1, 1, 1)
@@ -162,6 +162,6 @@ def test_a_channel_of_tiny_weights_keeps_its_bias_within_32_bits() -> None:
         model.conv.weight[0] *= 1e-15
         model.conv.bias.fill_(100.0)
     gm = prepared_as_it_is(model).eval()
-    _, bias = gm.conv.deployed(None, gm.x_q)
+    _, bias = gm.conv.deployed(gm.conv.fold(None), gm.x_q)
     torch.testing.assert_close(bias, model.conv.bias, rtol=1e-3, atol=0)
     close(evaluated(gm, [images()]), evaluated(model, [images()]), "output", 0.02)

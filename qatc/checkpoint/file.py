@@ -14,15 +14,15 @@ from torch.utils.serialization import config as serialization
 
 import qatc
 from qatc.checkpoint.graph_data import build_graph, graph_data
+from qatc.checkpoint.inputs_data import inputs_data, inputs_from
 from qatc.checkpoint.module_data import build_tree, tree_data
 from qatc.checkpoint.names import Allowed, identifier
 from qatc.checkpoint.pickling import GRAPH_STATE, assembled
-from qatc.checkpoint.plain import DTYPES
 from qatc.checkpoint.settings import config_data, config_from, target_data, target_from
 from qatc.errors import CheckpointError
-from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs
+from qatc.prepared import PreparedFor, PreparedModel, remember
 
-FORMAT, VERSION = "qatc checkpoint", 1
+FORMAT, VERSION = "qatc checkpoint", 2
 _KEYS = ("name", "graph", "modules", "tensors", "target", "config", "inputs")
 _HIDDEN = GRAPH_STATE | {"meta"}
 _SAVE_AGAIN = "save it again, or take another copy"
@@ -76,7 +76,6 @@ def load(path: str | os.PathLike[str], *, allow: Iterable[str] = (), trust_pickl
 def _content(model: PreparedModel) -> dict[str, Any]:
     modules, tensors = tree_data(model, _HIDDEN)
     made_for = model.prepared_for
-    inputs = None if made_for is None else made_for.inputs
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -87,7 +86,7 @@ def _content(model: PreparedModel) -> dict[str, Any]:
         "tensors": tensors,
         "target": target_data(None if made_for is None else made_for.target),
         "config": config_data(None if made_for is None else made_for.config),
-        "inputs": None if inputs is None else [[dtype, list(shape)] for dtype, shape in inputs],
+        "inputs": inputs_data(None if made_for is None else made_for.inputs),
     }
 
 
@@ -99,11 +98,8 @@ def _model(content: dict[str, Any], allowed: Allowed) -> PreparedModel:
     model.graph.lint()
     target, config = target_from(content["target"], allowed), config_from(content["config"], allowed)
     if target is not None and config is not None:
-        remember(model, PreparedFor(target, config))
-    if content["inputs"] is not None:
-        remember_inputs(
-            model, [torch.empty(shape, dtype=DTYPES[dtype], device="meta") for dtype, shape in content["inputs"]]
-        )
+        names = [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
+        remember(model, PreparedFor(target, config, inputs_from(content["inputs"], content["version"], names)))
     return model
 
 

@@ -24,7 +24,7 @@ from qatc.errors import CheckpointError
 Function = Callable[..., Any]
 
 # Packages of which every module class may be built.
-_PACKAGES = ("torch.nn.modules.", "qatc.modules.", "qatc.quantizers.")
+_PACKAGES = ("torch.nn.modules.", "torch.nn.utils.parametrizations.", "qatc.modules.", "qatc.quantizers.")
 # Makers of tensors and others without a tensor argument, hence not overridable; what reads or writes files, changes
 # global state or calls its arguments is left out on purpose.
 _TORCH = (
@@ -134,7 +134,7 @@ class Allowed:
         """Return the module class of that name."""
         package, _, last = name.rpartition(".")
         found: Any = None
-        if _DOTTED.fullmatch(name) and package.startswith(_PACKAGES):
+        if _DOTTED.fullmatch(name) and f"{package}.".startswith(_PACKAGES):
             found = getattr(_module(package), last, None)
             found = found if getattr(found, "__module__", None) == package else None
         elif self.everything or name in self.names:

@@ -5,7 +5,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,26 +17,25 @@ from onnxscript.optimizer import fold_constants
 from torch import Tensor, fx
 
 from qatc.errors import LoweringError
+from qatc.ir import TensorType
 from qatc.lowering.onnx_ops import TRANSLATIONS
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def export(gm: fx.GraphModule, inputs: Sequence[Tensor], opset: int) -> onnx_ir.Model:
-    """Return the ONNX model of a lowered graph, with a dynamic batch in dimension 0 of every input."""
+def export(gm: fx.GraphModule, types: Mapping[str, TensorType], inputs: Sequence[Tensor], opset: int) -> onnx_ir.Model:
+    """Return the ONNX model of a lowered graph, with a dynamic batch wherever a size in the inputs' types is None."""
     for node in gm.graph.nodes:
         # The exporter names scopes by this; tracing left the module that the op was first seen in.
         path = str(node.target) if node.op == "call_module" else ""
         node.meta["nn_module_stack"] = {path: (path, type(gm.get_submodule(path)))}
     batch = torch.export.Dim("batch")
-    names = [str(node.target) for node in gm.graph.nodes if node.op == "placeholder"]
-    shapes = tuple({0: batch} if x.dim() else None for x in inputs)
+    shapes = tuple({i: batch for i, size in enumerate(kind.shape) if size is None} or None for kind in types.values())
     try:
         with _quiet():
             program = torch.onnx.export(
                 gm, tuple(inputs), dynamo=True, optimize=False, verbose=False, opset_version=max(opset, _EXPORTED),
-                dynamic_shapes=shapes, custom_translation_table=TRANSLATIONS, input_names=names[: len(inputs)],
-                output_names=output_names(gm),
+                dynamic_shapes=shapes, custom_translation_table=TRANSLATIONS,
             )  # fmt: skip
     except Exception as error:
         raise LoweringError(
@@ -47,20 +46,32 @@ def export(gm: fx.GraphModule, inputs: Sequence[Tensor], opset: int) -> onnx_ir.
     model = program.model
     with _quiet():
         clean(model)
+    name_signature(model.graph, list(types), output_names(gm))
     rename(model, {name for name, _ in gm.named_modules()})
     return model
 
 
 def output_names(gm: fx.GraphModule) -> list[str]:
-    """Return a name per output tensor: `output`, or the keys of a dict, or `output_0`, `output_1`, ..."""
-    result = next(node for node in gm.graph.nodes if node.op == "output").args[0]
-    match result:
-        case dict():
-            return [str(key) for key in result]
-        case list() | tuple():
-            return [f"output_{i}" for i in range(len(result))]
-        case _:
-            return ["output"]
+    """Return a name per output tensor: the keys of what the graph returns, or `output`."""
+    result = gm.graph.output_node().args[0]
+    return list(result) if isinstance(result, dict) else ["output"]
+
+
+def name_signature(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name inputs and outputs; an output that is an input, a constant or another output becomes a value of its own."""
+    for name in {*inputs, *outputs} & set(graph.initializers):
+        graph.initializers[name].name = f"{name}:value"
+    for value, name in zip(graph.inputs, inputs, strict=True):
+        value.name = name
+    for position, (value, name) in enumerate(zip(list(graph.outputs), outputs, strict=True)):
+        if value.is_graph_input() or value.is_initializer() or value in graph.outputs[:position]:
+            node = onnx_ir.node("Identity", [value])
+            graph.append(node)
+            node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
+            graph.outputs[position] = value = node.outputs[0]
+        value.name = name
+    for value in [value for value in graph.inputs if not value.uses()]:
+        graph.inputs.remove(value)
 
 
 def clean(model: onnx_ir.Model) -> None:
@@ -98,6 +109,7 @@ def rename(model: onnx_ir.Model, modules: set[str]) -> None:
     """Name nodes and values by the user's modules: node `layer1.conv/Conv`, its module's result `layer1.conv`."""
     graph = model.graph
     fixed = {value.name for value in (*graph.inputs, *graph.outputs)} | set(graph.initializers)
+    outputs = set(graph.outputs)
     seen: Counter[str] = Counter()
     values: Counter[str] = Counter()
     scopes = [_scope(node, modules) for node in graph]
@@ -107,7 +119,7 @@ def rename(model: onnx_ir.Model, modules: set[str]) -> None:
         node.name = _unique(base, seen)
         last = scope and scope not in scopes[position + 1 :]
         for number, value in enumerate(node.outputs):
-            if value.name not in fixed:
+            if value not in outputs:
                 inner = node.name if len(node.outputs) == 1 else f"{node.name}:{number}"
                 wanted = scope if last and len(node.outputs) == 1 else inner
                 value.name = _unique(wanted if wanted not in fixed else f"{wanted}:value", values)

@@ -6,7 +6,11 @@ from typing import ClassVar
 from torch import fx, nn
 
 from qatc import ir
+from qatc.constants import value_of
 from qatc.errors import LoweringError, QatcError
+from qatc.lowering.flatten_inputs import FlattenInputs
+from qatc.lowering.flatten_outputs import FlattenOutputs
+from qatc.lowering.fold_constants import FoldConstants
 from qatc.lowering.lowered_modules import (
     FloatLayer,
     FloatMultiplyAdd,
@@ -18,8 +22,11 @@ from qatc.lowering.lowered_modules import (
     representable,
     weights_of,
 )
+from qatc.lowering.record_types import RecordTypes
 from qatc.modules import ops
-from qatc.modules.fused import BatchNorm, Fused, FusedBatchNorm, fused_form
+from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, GivenBatchNorm, same_tensors
+from qatc.modules.fused import Folded, Fused, FusedBatchNorm
+from qatc.modules.fused_forms import LAYERS, fused_form
 from qatc.modules.kinds import op_kind, output_range
 from qatc.pipeline import Pass, Pipeline
 from qatc.quantizers import Quantizer
@@ -94,11 +101,16 @@ class LowerModules(Pass):
         """Rewrite the graph; return whether anything changed."""
         # All are computed before any is replaced: a bias needs the quantizer of its input.
         calls = [(node, module, self._explained(node, module)) for node, module in ir.module_calls(gm)]
+        targets = {str(node.target) for node, _, _ in calls}
         for node, module, lowered in calls:
             if lowered is not None:
                 path = ir.source_of(node).path if isinstance(module, Quantizer) else str(node.target)
+                for name, child in module.named_children():
+                    if any(f"{called}.".startswith(f"{path}.{name}.") for called in targets):
+                        lowered.add_module(name, child)  # as the activation of a BatchNorm that brings one
                 ir.set_module(gm, path, lowered)
-                node.target, node.args, node.kwargs = path, node.args[:1], {}
+                sizes = {name: value for name, value in node.kwargs.items() if name == "output_size"}
+                node.target, node.args, node.kwargs = path, node.args[:1], sizes
         ir.prune(gm)
         return True
 
@@ -121,15 +133,21 @@ class LowerModules(Pass):
                 return self._batch_norm(node, module)
             case Fused():
                 return self._layer(node, module)
-            case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() | nn.Linear():
-                return self._layer(node, form) if (form := fused_form(module)) else None
+            case GivenBatchNorm():
+                return self._given_batch_norm(node, module)
+            case _ if isinstance(module, LAYERS):
+                form = fused_form(module)
+                return self._unless_itself(node, module) if form is None else self._layer(node, form)
             case ops.Mean() | nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d() | nn.AdaptiveAvgPool3d():
                 return self._mean(node, module)
             case nn.Softmax():
-                guarded = self._guarded(node, module, op_kind(module))
-                return None if guarded is module else guarded
+                return self._unless_itself(node, module)
             case _:
                 return None
+
+    def _unless_itself(self, node: fx.Node, module: nn.Module) -> nn.Module | None:
+        guarded = self._guarded(node, module, op_kind(module))
+        return None if guarded is module else guarded
 
     def _guarded(self, node: fx.Node, module: nn.Module, kind: str) -> nn.Module:
         """Return the module, guarded where the target's runtime would run it in integers by itself."""
@@ -142,11 +160,10 @@ class LowerModules(Pass):
         return module
 
     def _layer(self, node: fx.Node, module: Fused) -> nn.Module:
-        bn = ir.referenced_module(node.kwargs.get("bn"))
-        assert bn is None or isinstance(bn, BatchNorm)
+        folded = _folded(node, module)
         if module.weight_quantizer is None:
-            return self._guarded(node, FloatLayer(module, bn), op_kind(module))
-        return LoweredLayer(module, weights_of(module, bn, _grid(node)), self.target)
+            return self._guarded(node, FloatLayer(module, folded), op_kind(module))
+        return LoweredLayer(module, weights_of(module, folded, _grid(node)), self.target)
 
     def _batch_norm(self, node: fx.Node, module: FusedBatchNorm) -> nn.Module:
         kind = ir.tensor_type(node)
@@ -155,7 +172,15 @@ class LowerModules(Pass):
         rank = len(kind.shape)
         if module.weight_quantizer is None or rank not in (3, 4, 5):
             return FloatMultiplyAdd(module, rank)
-        return LoweredBatchNorm(module, weights_of(module, None, _grid(node)), self.target, rank)
+        return LoweredBatchNorm(module, weights_of(module, module.fold(None), _grid(node)), self.target, rank)
+
+    def _given_batch_norm(self, node: fx.Node, module: GivenBatchNorm) -> nn.Module:
+        root = node.graph.owning_module
+        assert root is not None
+        owner = nn.Module().eval()
+        for name, tensor in ir.given_tensors(node).items():
+            owner.register_buffer(name, value_of(root, tensor))
+        return self._batch_norm(node, FusedBatchNorm.from_float(same_tensors(AnyBatchNorm, owner, module.eps, None)))
 
     def _mean(self, node: fx.Node, module: nn.Module) -> nn.Module | None:
         kind = ir.tensor_type(ir.tensor_inputs(node)[0])
@@ -171,11 +196,23 @@ class LowerModules(Pass):
         return GlobalAveragePool(keepdim=True) if to_one else None
 
 
+def _folded(node: fx.Node, module: Fused) -> Folded:
+    bn, root = ir.referenced_module(node.kwargs.get("bn")), node.graph.owning_module
+    assert bn is None or isinstance(bn, BatchNorm)
+    assert root is not None
+    return module.fold(bn, **{name: value_of(root, tensor) for name, tensor in ir.given_tensors(node).items()})
+
+
 def _grid(node: fx.Node) -> Quantizer | None:
     found = ir.referenced_module(node.kwargs.get("grid"))
     return found if isinstance(found, Quantizer) else None
 
 
+# One input and one output per tensor, as the file has them.
+FLAT_SIGNATURE = (FlattenInputs(), RecordTypes(), FlattenOutputs())
+
+
 def lowering_pipeline(target: Target) -> Pipeline:
     """Return the passes from a trained graph to an exportable one."""
-    return Pipeline((DropInactive(), DropCoveredClips(), LowerModules(target)))
+    rewrites = (FoldConstants(), DropInactive(), DropCoveredClips(), LowerModules(target))
+    return Pipeline((*FLAT_SIGNATURE, *rewrites))

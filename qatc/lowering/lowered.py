@@ -3,24 +3,23 @@
 import copy
 import os
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from qatc.api import float_mode
 from qatc.errors import CalibrationError, LoweringError
 from qatc.lowering.export import export, finished
+from qatc.lowering.flatten_inputs import input_types
 from qatc.lowering.lower_modules import lowering_pipeline
+from qatc.lowering.record_types import example
 from qatc.pipeline import DumpFolder
-from qatc.prepared import InputTypes, PreparedModel
+from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
 from qatc.targets import Target, target_of
 from qatc.targets.lint import Finding, lint
-from qatc.trace import record_types
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,13 @@ def lowered_proto(
         raise LoweringError("this is not a prepared model", remedy="qatc.prepare it, calibrate or train it, then lower")
     chosen = _checked_target(model.prepared_for.target, target)
     opset = _checked_opset(chosen, opset)
-    inputs = _example(model.prepared_for.inputs)
     _check_state(model)
     gm = copy.deepcopy(model).eval().cpu()
-    with float_mode(gm):  # types do not depend on ranges
-        record_types(gm, inputs)
     dumps = None if dump_dir is None else DumpFolder(Path(dump_dir))
     if dumps is not None:
         dumps.start(gm)
     lowering_pipeline(chosen).run(gm, () if dumps is None else (dumps,))
-    onnx_model = export(fx.GraphModule(gm, gm.graph), inputs, opset)
+    onnx_model = export(fx.GraphModule(gm, gm.graph), input_types(gm), example(gm), opset)
     proto = finished(onnx_model, opset, {"qatc.target": chosen.name})
     findings = lint(proto, chosen.lint)
     errors = [str(f) for f in findings if f.severity == "error"]
@@ -111,15 +107,6 @@ def _checked_opset(target: Target, opset: int | None) -> int:
             f"opset {opset} does not fit {target.name}", remedy=f"choose {least} to {greatest} (default {default})"
         )
     return default if opset is None else opset
-
-
-def _example(types: InputTypes | None) -> list[Tensor]:
-    """Return inputs of the types last seen, with a batch of 2: exporters take a batch of 1 for a constant."""
-    if types is None:
-        raise LoweringError(
-            "the shapes of the inputs are unknown", remedy="give example_inputs to qatc.prepare, or run qatc.calibrate"
-        )
-    return [torch.zeros((2, *shape[1:]) if shape else (), dtype=getattr(torch, name)) for name, shape in types]
 
 
 def _check_state(model: nn.Module) -> None:
@@ -170,8 +157,3 @@ def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     short.CopyFrom(proto)
     del short.graph.initializer[:]
     return short
-
-
-def input_names(gm: fx.GraphModule) -> Sequence[str]:
-    """Return the names of the graph's inputs."""
-    return [str(node.target) for node in gm.graph.nodes if node.op == "placeholder"]

@@ -1,13 +1,13 @@
 """What each module of a trained graph becomes in the file: codes and scales as tensors, in operators that ONNX has."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qatc.lowering import onnx_ops
-from qatc.modules.fused import BatchNorm, Fused
+from qatc.modules.fused import Folded, Fused
 from qatc.quantizers import Quantizer
 from qatc.quantizers.fake_quantize import bias_codes, snap
 from qatc.quantizers.grid import codes, dequantize
@@ -63,9 +63,8 @@ class Weights(NamedTuple):
     bias_step: Tensor | None
 
 
-def weights_of(layer: Fused, bn: BatchNorm | None, grid: Quantizer | None) -> Weights:
+def weights_of(layer: Fused, folded: Folded, grid: Quantizer | None) -> Weights:
     """Return what the layer computes with in eval mode: the simulation's own weight codes and bias."""
-    folded = layer.fold(bn)
     quantizer = layer.weight_quantizer
     assert quantizer is not None
     floor = layer.least_scale(folded.bias, grid)
@@ -106,14 +105,14 @@ class LoweredLayer(nn.Module):
             bias, grid_step = weights.bias, weights.bias_step
             self.register_buffer("bias", bias if bias is None or grid_step is None else snap(bias, grid_step))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
         """Return the layer's output."""
-        y = self.compute(x, self.dequantized_weight(), self.dequantized_bias())
+        y = self.compute(x, self.dequantized_weight(), self.dequantized_bias(), output_size)
         return y if self.activation is None else self.activation(y)
 
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
         """Apply the torch layer."""
-        return self.layer[0].compute(x, weight, bias)
+        return self.layer[0].compute(x, weight, bias, output_size)
 
     def dequantized_weight(self) -> Tensor:
         """Return the float weight of the codes."""
@@ -138,7 +137,7 @@ class LoweredBatchNorm(LoweredLayer):
         self.channels = channels
         self.convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[rank]
 
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
         """Convolve each channel with its factor."""
         return self.convolve(x, weight, bias, groups=self.channels)
 
@@ -149,18 +148,18 @@ class FloatLayer(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, layer: Fused, bn: BatchNorm | None) -> None:
+    def __init__(self, layer: Fused, folded: Folded) -> None:
         super().__init__()
-        weight, bias, _ = layer.fold(bn)
+        weight, bias, _ = folded
         self.guarded = False
         self.layer = [layer]
         self.activation = layer.activation
         self.register_buffer("weight", weight.detach())
         self.register_buffer("bias", None if bias is None else bias.detach())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
         """Return the layer's output."""
-        y = self.layer[0].compute(x, self.weight, self.bias)
+        y = self.layer[0].compute(x, self.weight, self.bias, output_size)
         if self.guarded:
             y = unchanged(y)
         return y if self.activation is None else self.activation(y)
@@ -170,11 +169,11 @@ class FloatMultiplyAdd(FloatLayer):
     """A BatchNorm left in float: constants already in the shape that broadcasts."""
 
     def __init__(self, layer: Fused, rank: int) -> None:
-        super().__init__(layer, None)
+        super().__init__(layer, layer.fold(None))
         shape = (1, -1, *[1] * (rank - 2))
         self.weight, self.bias = self.weight.view(shape), self.bias.view(shape)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
         """Return x * weight + bias."""
         y = x * self.weight + self.bias
         return y if self.activation is None else self.activation(y)

@@ -1,7 +1,8 @@
 """The check that a lowered file computes what was simulated: integer codes compared at every quantized tensor."""
 
+import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,20 +10,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, fx
-from torch.utils import _pytree as pytree
-from tqdm import tqdm
+from torch import fx
 
 from qatc import ir
-from qatc.errors import VerificationError
-from qatc.lowering.lowered import Lowered, input_names
+from qatc.lowering.flatten_inputs import input_name, input_types
+from qatc.lowering.lower_modules import FLAT_SIGNATURE
+from qatc.lowering.lowered import Lowered
+from qatc.lowering.verify_data import Array, batches, checked_data
+from qatc.nested import tensors
+from qatc.pipeline import Pipeline
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
 
-Array = NDArray[Any]
 _SIMULATED = ":simulated"
-_BATCH = 16
 _LEVELS = {
     "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -110,61 +110,50 @@ class Verification:
 
 
 def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *, level: str = "") -> Verification:
-    """Run simulation and file on `data` (an array per input) and compare every code.
+    """Run simulation and file on `data` (an array per input of the file, by its name) and compare every code.
 
     `level` is ONNX Runtime's optimization, "extended" or "disabled"; the target's own where not given.
     Raises `VerificationError` where names, shapes or types of the data do not fit the model.
     """
-    arrays = checked_data(model, data)
+    model = flat(model)
+    types = input_types(model)
+    arrays = checked_data(types, data, known_inputs(model))
     level = level or lowered.target.verify.level
-    tensors = code_tensors(lowered.proto)
-    local = session(fed_with_codes(lowered.proto, tensors), level)
-    whole = session(with_outputs(lowered.proto, tensors), level)
+    quantized = code_tensors(lowered.proto)
+    local = session(fed_with_codes(lowered.proto, quantized), level)
+    whole = session(with_outputs(lowered.proto, quantized), level)
     outputs = [o.name for o in lowered.proto.graph.output]
-    found = {name: TensorCheck(name, 0, 0, 0, 0, 0) for name in tensors}
+    found = {name: TensorCheck(name, 0, 0, 0, 0, 0) for name in quantized}
     error, jitter, power = 0.0, 0.0, 0.0
-    for batch in _batches(arrays):
-        codes, simulated = simulate(model, batch)
-        feeds = dict(zip(input_names(model), batch, strict=True))
-        fed = {name + _SIMULATED: codes[quantizer] for name, quantizer in tensors.items()}
-        near = dict(zip(tensors, local.run(list(tensors), _used(local, feeds | fed)), strict=True))
-        far = dict(zip([*tensors, *outputs], whole.run([*tensors, *outputs], feeds), strict=True))
-        for name, quantizer in tensors.items():
+    for feeds in batches(arrays, types):
+        codes, simulated = simulate(model, list(feeds.values()))
+        fed = {name + _SIMULATED: codes[quantizer] for name, quantizer in quantized.items()}
+        near = dict(zip(quantized, local.run(list(quantized), _used(local, feeds | fed)), strict=True))
+        far = dict(zip([*quantized, *outputs], whole.run([*quantized, *outputs], _used(whole, feeds)), strict=True))
+        for name, quantizer in quantized.items():
             found[name] = _counted(found[name], codes[quantizer], near[name], far[name])
-        _, jittered = simulate(model, [_jittered(x) for x in batch])
+        _, jittered = simulate(model, [_jittered(x) for x in feeds.values()])
         for ours, theirs, moved in zip(simulated, (far[name] for name in outputs), jittered, strict=True):
             power += float(np.square(ours, dtype=np.float64).sum())
             error += float(np.square(ours.astype(np.float64) - theirs).sum())
             jitter += float(np.square(ours.astype(np.float64) - moved).sum())
     exact = model.prepared_for is not None and model.prepared_for.config.pow2
     rule = lowered.target.verify
-    named = tuple(TensorCheck(tensors[n], *_numbers(t)) for n, t in found.items())
+    named = tuple(TensorCheck(quantized[n], *_numbers(t)) for n, t in found.items())
     return Verification(named, _decibel(power, error), _decibel(power, jitter), rule.differing, rule.step, exact)
 
 
-def checked_data(model: PreparedModel, data: Mapping[str, Array]) -> list[Array]:
-    """Return the arrays in the order of the model's inputs; a `VerificationError` where they do not fit."""
-    names = list(input_names(model))
-    types = (model.prepared_for and model.prepared_for.inputs) or ()
-    expected = ", ".join(f"{n} {t} [N, {', '.join(map(str, s[1:]))}]" for n, (t, s) in zip(names, types, strict=False))
-    if len(names) == 1 and list(data) == ["arr_0"]:
-        data = {names[0]: data["arr_0"]}
-    if set(data) != set(names):
-        raise VerificationError(
-            f"the data has arrays {sorted(data)}, the model inputs {names}",
-            remedy=f"write np.savez(file, {', '.join(f'{n}=...' for n in names)}); expected: {expected}",
-        )
-    arrays = [np.asarray(data[name]) for name in names]
-    for name, array, (dtype, shape) in zip(names, arrays, types, strict=False):
-        if array.ndim != len(shape) or array.shape[1:] != tuple(shape[1:]) or str(array.dtype) != dtype:
-            raise VerificationError(
-                f"array {name!r} is {array.dtype} {list(array.shape)}", remedy=f"expected: {expected}"
-            )
-    if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
-        raise VerificationError("the data has NaN or infinite values", remedy="verify with data of the real kind")
-    if not all(len(array) for array in arrays) or len({len(array) for array in arrays}) > 1:
-        raise VerificationError("the arrays have no, or different numbers of samples", remedy=f"expected: {expected}")
-    return arrays
+def flat(model: PreparedModel) -> PreparedModel:
+    """Return a copy of the model that takes and gives tensors only, as the file does."""
+    twin = copy.deepcopy(model).cpu()
+    Pipeline(FLAT_SIGNATURE).run(twin)
+    return twin
+
+
+def known_inputs(model: PreparedModel) -> set[str]:
+    """Return the names of all inputs that the model was last seen with, those that it never reads included."""
+    inputs = (model.prepared_for and model.prepared_for.inputs) or ()
+    return {input_name(given.path) for given in inputs}
 
 
 class _CodeRecorder(fx.Interpreter):
@@ -193,7 +182,7 @@ def simulate(model: PreparedModel, inputs: Sequence[Array]) -> tuple[dict[str, A
     finally:
         for module, training in modes.items():
             module.training = training
-    return recorder.codes, [t.numpy() for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
+    return recorder.codes, [tensor.detach().numpy() for _, tensor in tensors(result)]
 
 
 def code_tensors(proto: onnx.ModelProto) -> dict[str, str]:
@@ -236,12 +225,6 @@ def session(proto: onnx.ModelProto, level: str) -> onnxruntime.InferenceSession:
     options.graph_optimization_level = _LEVELS[level]
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _batches(arrays: Sequence[Array]) -> Iterator[list[Array]]:
-    starts = range(0, len(arrays[0]), _BATCH)
-    for start in tqdm(starts, "verify", disable=None if len(starts) > 1 else True):
-        yield [array[start : start + _BATCH] for array in arrays]
 
 
 def _used(of: onnxruntime.InferenceSession, feeds: dict[str, Array]) -> dict[str, Array]:

@@ -2,7 +2,8 @@
 
 Each is a subclass of its torch layer and keeps that layer's parameters under their own names. What belongs to other
 modules arrives as an argument, so the graph shows it: the BatchNorm (`bn`), and the quantizer of the input (`grid`),
-which with the weight's scale gives the grid of the bias.
+which with the weight's scale gives the grid of the bias. So do the weight and bias of what the model wrote as a
+function (`weight`, `bias`): such a layer has no parameters of its own.
 """
 
 from typing import Any, NamedTuple, TypeGuard, TypeVar
@@ -12,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qatc.errors import QatcError
+from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, StaysInEval
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import bias_codes, snap
 from qatc.quantizers.grid import BIAS_CODES, codes, per_channel
 
-BatchNorm = nn.modules.batchnorm._BatchNorm
 T = TypeVar("T", bound="Fused")
 
 
@@ -59,15 +60,35 @@ class Fused(nn.Module):
         made.become()
         return made
 
-    def forward(self, x: Tensor, bn: BatchNorm | None = None, grid: Quantizer | None = None) -> Tensor:
-        """Return the layer's output; batch statistics while training and not frozen, running ones otherwise."""
-        if bn is not None and self.training and not self.bn_frozen:
-            y = bn(self.compute(x, self.unfolded_weight(bn), self.bias))
-        elif self.runs_on_codes(grid):
-            y = self.on_codes(x, bn, grid)
+    @classmethod
+    def without_parameters(cls: type[T], layer: nn.Module) -> T:
+        """Return the fused form of a torch layer, to be given weight and bias at every call."""
+        made = cls.from_float(layer)
+        made._parameters = dict.fromkeys(made._parameters)
+        return made
+
+    def forward(
+        self,
+        x: Tensor,
+        bn: BatchNorm | None = None,
+        grid: Quantizer | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        output_size: Any = None,
+    ) -> Tensor:
+        """Return the layer's output, by the weight and bias given or its own.
+
+        Batch statistics while the BatchNorm uses them and is not frozen here, running ones otherwise. `output_size` is
+        what a transposed convolution takes.
+        """
+        if bn is not None and bn.training and not self.bn_frozen:
+            y = bn(self.compute(x, self.unfolded_weight(bn, weight, bias), self.own(weight, bias).bias, output_size))
         else:
-            weight, bias = self.deployed(bn, grid)
-            y = self.compute(x, weight, bias)
+            folded = self.fold(bn, weight, bias)
+            if self.runs_on_codes(grid):
+                y = self.on_codes(x, folded, grid, output_size)
+            else:
+                y = self.compute(x, *self.deployed(folded, grid), output_size)
         return self.activated(y)
 
     def activated(self, y: Tensor) -> Tensor:
@@ -75,42 +96,55 @@ class Fused(nn.Module):
         result: Tensor = y if self.activation is None else self.activation(y)
         return result
 
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
         """Apply the torch layer with another weight and bias."""
         raise NotImplementedError
 
-    def fold(self, bn: BatchNorm | None) -> Folded:
+    def own(self, weight: Tensor | None, bias: Tensor | None) -> Folded:
+        """Return the weight and bias given, or the layer's own where none are."""
+        return Folded(self.weight if weight is None else weight, self.bias if bias is None else bias, None)
+
+    def over_weight(self, factor: Tensor, weight: Tensor) -> Tensor:
+        """Return a factor per output channel, [channels], shaped to broadcast over the weight."""
+        return per_channel(factor, weight, self.channel_axis)
+
+    @property
+    def weight_axis(self) -> int | None:
+        """The axis of the weight along which each output channel can have a scale of its own; None if there is none."""
+        return self.channel_axis
+
+    def fold(self, bn: BatchNorm | None, weight: Tensor | None = None, bias: Tensor | None = None) -> Folded:
         """Return weight and bias with the running statistics folded in."""
+        own = self.own(weight, bias)
         if bn is None:
-            return Folded(self.weight, self.bias, None)
+            return own
         factor = bn_factor(bn)
         assert bn.running_mean is not None
-        mean = bn.running_mean if self.bias is None else bn.running_mean - self.bias
-        bias = -mean * factor if bn.bias is None else bn.bias - mean * factor
-        weight = self.weight * per_channel(factor, self.weight, self.channel_axis)
-        return Folded(weight, bias, factor.abs())
+        mean = bn.running_mean if own.bias is None else bn.running_mean - own.bias
+        shift = -mean * factor if bn.bias is None else bn.bias - mean * factor
+        return Folded(own.weight * self.over_weight(factor, own.weight), shift, factor.abs())
 
-    def unfolded_weight(self, bn: BatchNorm) -> Tensor:
+    def unfolded_weight(self, bn: BatchNorm, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Return the weight whose convolution, batch-normalized, is that of the quantized folded weight.
 
         It is quantized as it will deploy and divided by the factor again: one convolution, and BatchNorm stays itself
         (the one-convolution form of MindSpore's BatchNorm folding, without its division of the activations).
         """
         quantizer = self.weight_quantizer
-        weight: Tensor = self.weight
+        plain = self.own(weight, bias).weight
         if quantizer is None or not quantizer.enabled:
-            return weight
-        folded = self.fold(bn)
-        factor = per_channel(bn_factor(bn), self.weight, self.channel_axis)
+            return plain
+        folded = self.fold(bn, weight, bias)
+        factor = self.over_weight(bn_factor(bn), plain)
         # A channel whose factor is zero (a gamma begun there) keeps its float weight: the statistics follow its
         # convolution, and without them gamma would never move.
         zero = factor == 0
         quantized = quantizer(folded.weight, gain=folded.gain)
-        return torch.where(zero, weight, quantized / factor.masked_fill(zero, 1.0))
+        return torch.where(zero, plain, quantized / factor.masked_fill(zero, 1.0))
 
-    def deployed(self, bn: BatchNorm | None, grid: Quantizer | None) -> tuple[Tensor, Tensor | None]:
+    def deployed(self, folded: Folded, grid: Quantizer | None) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias as the lowered file will hold them, in float."""
-        weight, bias, gain = self.fold(bn)
+        weight, bias, gain = folded
         quantizer = self.weight_quantizer
         if quantizer is None or not quantizer.enabled:
             return weight, bias
@@ -127,19 +161,19 @@ class Fused(nn.Module):
             return False
         return quantizer.ready and grid.ready and grid.enabled and not grid.recording
 
-    def on_codes(self, x: Tensor, bn: BatchNorm | None, grid: Quantizer) -> Tensor:
+    def on_codes(self, x: Tensor, folded: Folded, grid: Quantizer, output_size: Any = None) -> Tensor:
         """Return the layer's output before the activation, summed over integer codes as a device does.
 
         Sums of codes are exact in float32 below 2**24, whatever the order of summation, so an evaluation gives the same
         bits on every machine; only one product with the step rounds.
         """
-        weight, bias, gain = self.fold(bn)
+        weight, bias, gain = folded
         assert self.weight_quantizer is not None
         spec = self.weight_quantizer.spec
         weight_grid = self.weight_quantizer.grid(weight, gain, self.least_scale(bias, grid))
         scale = self.input_scale(grid)
         with torch.autocast(x.device.type, enabled=False):
-            total = self.compute(torch.round(x.float() / scale), codes(weight, weight_grid, spec), None)
+            total = self.compute(torch.round(x.float() / scale), codes(weight, weight_grid, spec), None, output_size)
         step = weight_grid.scale * scale
         if bias is not None:
             total = total + per_channel(bias_codes(bias, step), total, self.output_axis)
@@ -165,37 +199,33 @@ class Fused(nn.Module):
         return grid.grid(torch.empty(0), None, None).scale.detach()
 
 
-class FusedConv1d(Fused, nn.Conv1d):
+class FusedConv(Fused):
+    """What the convolutions share."""
+
+    _conv_forward: Any
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
+        """Convolve, with the layer's own padding mode."""
+        y: Tensor = self._conv_forward(x, weight, bias)
+        return y
+
+
+class FusedConv1d(FusedConv, nn.Conv1d):
     """Conv1d [+ BatchNorm][+ activation]."""
 
     output_axis = -2
 
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve, with the layer's own padding mode."""
-        y: Tensor = self._conv_forward(x, weight, bias)
-        return y
 
-
-class FusedConv2d(Fused, nn.Conv2d):
+class FusedConv2d(FusedConv, nn.Conv2d):
     """Conv2d [+ BatchNorm][+ activation]."""
 
     output_axis = -3
 
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve, with the layer's own padding mode."""
-        y: Tensor = self._conv_forward(x, weight, bias)
-        return y
 
-
-class FusedConv3d(Fused, nn.Conv3d):
+class FusedConv3d(FusedConv, nn.Conv3d):
     """Conv3d [+ BatchNorm][+ activation]."""
 
     output_axis = -4
-
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve, with the layer's own padding mode."""
-        y: Tensor = self._conv_forward(x, weight, bias)
-        return y
 
 
 class FusedLinear(Fused, nn.Linear):
@@ -203,62 +233,64 @@ class FusedLinear(Fused, nn.Linear):
 
     output_axis = -1
 
-    def forward(self, x: Tensor, bn: BatchNorm | None = None, grid: Quantizer | None = None) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
+        """Multiply over the last dimension."""
+        return F.linear(x, weight, bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        bn: BatchNorm | None = None,
+        grid: Quantizer | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        output_size: Any = None,
+    ) -> Tensor:
         """Return the layer's output; a BatchNorm is of its channels only where they are dimension 1."""
         if bn is not None and x.dim() != 2:
             raise QatcError(
                 f"a BatchNorm was fused to a Linear, which now reads {tuple(x.shape)}",
                 remedy="give qatc.prepare example_inputs: it then leaves such a BatchNorm on its own",
             )
-        return super().forward(x, bn, grid)
-
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Multiply over the last dimension."""
-        return F.linear(x, weight, bias)
+        return super().forward(x, bn, grid, weight, bias)
 
 
-class FusedBatchNorm(Fused, BatchNorm):
+class FusedBatchNorm(Fused, AnyBatchNorm):
     """A BatchNorm with nothing to fold into: while training itself, then a multiply-add per channel.
 
     Its weight is the BatchNorm's factor, so quantizing it per channel loses nothing.
     """
 
-    def forward(self, x: Tensor, bn: Any = None, grid: Quantizer | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        bn: BatchNorm | None = None,
+        grid: Quantizer | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        output_size: Any = None,
+    ) -> Tensor:
         """Return the normalized input; batch statistics while training and not frozen."""
         if self.training and not self.bn_frozen:
-            y = nn.modules.batchnorm._BatchNorm.forward(self, x)
+            y = BatchNorm.forward(self, x)
         elif self.runs_on_codes(grid):
-            y = self.on_codes(x, None, grid)
+            y = self.on_codes(x, self.fold(None), grid)
         else:
-            y = self.compute(x, *self.deployed(None, grid))
+            y = self.compute(x, *self.deployed(self.fold(None), grid))
         return self.activated(y)
 
-    def fold(self, bn: BatchNorm | None) -> Folded:
+    def fold(self, bn: BatchNorm | None, weight: Tensor | None = None, bias: Tensor | None = None) -> Folded:
         """Return the multiply-add that the running statistics make."""
         factor = bn_factor(self)
         assert self.running_mean is not None
         shift = -self.running_mean * factor
         return Folded(factor, shift if self.bias is None else self.bias + shift, None)
 
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
         """Multiply and add per channel (dimension 1)."""
         y = x * per_channel(weight, x, 1)
         return y if bias is None else y + per_channel(bias, x, 1)
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"a BatchNorm takes [N, C, ...], not {tuple(input.shape)}")
 
-
-FUSED_FORMS: dict[type[nn.Module], type[Fused]] = {
-    nn.Conv1d: FusedConv1d, nn.Conv2d: FusedConv2d, nn.Conv3d: FusedConv3d, nn.Linear: FusedLinear,
-    nn.BatchNorm1d: FusedBatchNorm, nn.BatchNorm2d: FusedBatchNorm, nn.BatchNorm3d: FusedBatchNorm,
-}  # fmt: skip
-
-
-def fused_form(layer: nn.Module) -> Fused | None:
-    """Return the layer as its fused form (itself if it is one), or None for a kind that has none."""
-    if isinstance(layer, Fused):
-        return layer
-    form = FUSED_FORMS.get(type(layer))
-    return None if form is None else form.from_float(layer)
+class FusedFrozenBatchNorm(StaysInEval, FusedBatchNorm):
+    """The multiply-add of a BatchNorm that never uses batch statistics."""

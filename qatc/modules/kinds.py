@@ -8,23 +8,16 @@ import math
 from torch import nn
 
 from qatc.modules import ops
-from qatc.modules.fused import (
-    Fused,
-    FusedBatchNorm,
-    FusedConv1d,
-    FusedConv2d,
-    FusedConv3d,
-    FusedLinear,
-)
+from qatc.modules.batch_norms import GivenBatchNorm
+from qatc.modules.fused import Fused
 from qatc.quantizers.base import Quantizer
 
 # The first type that fits decides.
 _KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str], ...] = (
-    (FusedBatchNorm, "BatchNormalization"),
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "ConvTranspose"),
-    ((FusedConv1d, FusedConv2d, FusedConv3d, nn.Conv1d, nn.Conv2d, nn.Conv3d), "Conv"),
-    ((FusedLinear, nn.Linear), "Gemm"),
-    (nn.modules.batchnorm._BatchNorm, "BatchNormalization"),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), "Conv"),
+    (nn.Linear, "Gemm"),
+    ((nn.modules.batchnorm._BatchNorm, GivenBatchNorm), "BatchNormalization"),
     (ops.Add, "Add"), (ops.Sub, "Sub"), (ops.Mul, "Mul"), (ops.Div, "Div"),
     (ops.MatMul, "MatMul"), (ops.Concat, "Concat"), (ops.Mean, "ReduceMean"),
     ((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),

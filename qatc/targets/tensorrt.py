@@ -21,6 +21,7 @@ TENSORRT = Target(
     weight=WeightRule(narrow=True, per_channel=frozenset({"Conv", "ConvTranspose", "Gemm"})),
     ops={
         "Conv": _WEIGHTED,
+        "ConvTranspose": _WEIGHTED,
         "Gemm": _WEIGHTED,
         "MatMul": _WEIGHTED,
         "Add": OpRule(inputs="skip"),
@@ -41,7 +42,7 @@ TENSORRT = Target(
         "LayerNormalization": OpRule(reason="LayerNormalization is not quantized on this target"),
     },
     concat="shared",
-    epilogues={"Conv": _EPILOGUE, "Gemm": _EPILOGUE, "Add": _EPILOGUE},
+    epilogues={"Conv": _EPILOGUE, "ConvTranspose": _EPILOGUE, "Gemm": _EPILOGUE, "Add": _EPILOGUE},
     # Per-channel Q/DQ needs 13; nothing below 8 bits passes the importer but block-wise int4.
     file=FileRule((13, 21, 18), bias="float", low_bits="clip_values", mean="GlobalAveragePool"),
     # No TensorRT to run: ONNX Runtime executes Q/DQ as written.

@@ -167,7 +167,7 @@ def test_folding_keeps_the_weight_codes_of_the_simulation() -> None:
     """What the file holds is what eval mode multiplies with, BatchNorm folded in."""
     model = calibrated("onnxruntime", "w8a8")
     layer, bn = model.get_submodule("conv"), model.get_submodule("bn")
-    weight, _ = layer.deployed(bn, model.get_submodule("x_q"))  # type: ignore[operator]
+    weight, _ = layer.deployed(layer.fold(bn), model.get_submodule("x_q"))  # type: ignore[operator]
     file = {c.name: onnx.numpy_helper.to_array(c) for c in lowered_proto(model).proto.graph.initializer}
     dequantized = file["conv.weight_codes"] * file["conv.weight_scale"].reshape(-1, 1, 1, 1)
     np.testing.assert_array_equal(weight.detach().numpy(), dequantized)
@@ -253,5 +253,5 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
 def test_dumps_of_the_lowering(tmp_path: Path) -> None:
     qatc.lower(calibrated("onnxruntime", "w8a8"), tmp_path / "m.onnx", dump_dir=tmp_path / "dumps")
     names = sorted(p.name for p in (tmp_path / "dumps").iterdir())
-    assert names == ["00-trace.txt", "01-drop-inactive.txt", "03-lower-modules.txt", "99-onnx.txt"]
-    assert "LoweredLayer" in (tmp_path / "dumps" / "03-lower-modules.txt").read_text()
+    assert names == ["00-trace.txt", "05-drop-inactive.txt", "07-lower-modules.txt", "99-onnx.txt"]
+    assert "LoweredLayer" in (tmp_path / "dumps" / "07-lower-modules.txt").read_text()

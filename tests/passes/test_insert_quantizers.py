@@ -284,11 +284,9 @@ def test_numbers_and_sizes_get_no_grid_and_what_computes_with_them_is_float() ->
             Sizes(),
             snapshot("""\
 -%conv = Conv2d(%x) : f32[N,4,8,8]  k3 p1  # conv
--%size = size(%conv, -1)
 +%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
 +%conv = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # conv
 +%conv_q = MovingAverage(%conv) : f32[N,4,8,8]  u8/asym  # conv_q
-+%size = size(%conv_q, -1)
 -%mul = Mul(%conv, %pow_1) : f32[N,4,8,8]  # mul
 +%mul = Mul(%conv_q, %pow_1) : f32[N,4,8,8]  # mul
 -%fc = Linear(%reshape) : f32[N,4]  # fc
@@ -335,8 +333,12 @@ def test_a_tuple_of_tensors_gets_no_grid() -> None:
 +%_0 = FusedConv2d(%input_q, grid=%input_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # 0
 +%_0_q = MovingAverage(%_0) : f32[N,4,8,8]  u8/asym  # 0_q
 +%split = split(%_0_q, 2, dim=1)  # 1
++%_1_getitem_q = MovingAverage(%getitem) : f32[N,2,8,8]  u8/asym  # 1.getitem_q
+-%cat = Concat((%getitem_1, %getitem)) : f32[N,4,8,8]  dim=1  # 1.concat
 -%_2 = Conv2d(%cat) : f32[N,4,8,8]  k3 p1  # 2
 -return %_2
++%_1_getitem_1_q = MovingAverage(%getitem_1) : f32[N,2,8,8]  u8/asym  # 1.getitem_1_q
++%cat = Concat((%_1_getitem_1_q, %_1_getitem_q)) : f32[N,4,8,8]  dim=1  # 1.concat
 +%_1_concat_q = MovingAverage(%cat) : f32[N,4,8,8]  u8/asym  # 1.concat_q
 +%_2 = FusedConv2d(%_1_concat_q, grid=%1.concat_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # 2
 +%_2_q = MovingAverage(%_2) : f32[N,4,8,8]  u8/asym  # 2_q

@@ -1,0 +1,153 @@
+"""The whole of tracing with inputs: how often the model runs, what of each run is kept, and what is said about it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from qatc.arguments import Arguments
+from qatc.errors import QatcError, TraceError
+from qatc.nested import tensors
+from qatc.tracing import training
+from qatc.tracing.capture import Capture
+from qatc.tracing.frames import place_of
+from qatc.tracing.opaque import Opaque
+from qatc.tracing.parameters import check_reached, unreached
+from qatc.tracing.run import run
+from qatc.tracing.sizes import TooManyDecisionsError
+
+# A graph with more nodes for sizes than others, and than these, is better off with the example's sizes.
+_MOST_SIZE_NODES = 40
+
+
+class Traced(NamedTuple):
+    """A graph, the tensors that it reads and the model has not, and what is to be said about it."""
+
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+    notes: list[str]
+    warnings: list[str]
+    opaque: dict[str, Opaque]
+
+
+def traced(root: nn.Module, model: nn.Module, inputs: Arguments) -> Traced:
+    """Trace `root`, a copy of the model. Raises `TraceError`, with file and line, where its Python needs values."""
+    opaque: dict[str, Opaque] = {}
+    first = _run(root, model, inputs, opaque)
+    best, fixed = first, ""
+    if first.reads_sizes and not opaque:
+        best, fixed = _with_all_sizes(root, inputs, first)
+    lost = unreached(root, best.graph)
+    if lost and best.anonymous:
+        with _without_caches(root):
+            again = _retried(root, inputs, opaque)
+        if again is not None and len(unreached(root, again.graph)) < len(lost):
+            best, lost = again, unreached(root, again.graph)
+    notes = [*best.sizes.specialised(), *filter(None, [fixed])]
+    notes += [f"{place} reads the value of a constant: it is part of the graph" for place in best.values_read]
+    warnings = best.notes
+    if place := best.sizes.fixed_batch():
+        warnings.append(f"the batch is fixed to that of the example inputs, at {place}")
+    if lost and (line := check_reached(model, lost, inputs, best.anonymous)):
+        warnings.append(line)
+    if training.acts_differently(root):
+        warnings += _follow_training(root, inputs, best, opaque)
+    constants = {path: best.constants[path].detach() for path in best.anonymous}
+    return Traced(best.graph, constants, list(dict.fromkeys(notes)), list(dict.fromkeys(warnings)), opaque)
+
+
+def _run(root: nn.Module, model: nn.Module, inputs: Arguments, opaque: dict[str, Opaque]) -> Capture:
+    try:
+        return run(root, inputs, opaque, all_sizes=False, training=False)
+    except QatcError:
+        raise
+    except Exception as error:
+        raise _explained(error, model, inputs) from error
+
+
+def _with_all_sizes(root: nn.Module, inputs: Arguments, first: Capture) -> tuple[Capture, str]:
+    """Return the capture that keeps all sizes open; the first one and the reason where that is not worth it."""
+    opaque: dict[str, Opaque] = {}
+    names = " and ".join(dict.fromkeys(name.partition(".")[0] for name in first.sizes.names.values()))
+    fixed = f"sizes of {names or 'the inputs'} other than the batch are fixed to those of the example inputs: "
+    try:
+        whole = run(root, inputs, opaque, all_sizes=True, training=False)
+    except TooManyDecisionsError:
+        return first, fixed + "the model decides on them again and again"
+    except Exception as error:
+        return first, fixed + f"{type(error).__name__} at {place_of(error).partition(': ')[0]} where they are open"
+    sizes = sum(node.op != "placeholder" and node not in whole.fakes for node in whole.graph.nodes)
+    if opaque or (whole.sizes.fixed_batch() and not first.sizes.fixed_batch()):
+        return first, fixed + "the model cannot be traced where they are open"
+    if sizes > max(_MOST_SIZE_NODES, len(whole.fakes)):
+        return first, fixed + f"the model computes {sizes} sizes from them"
+    return whole, ""
+
+
+def _retried(root: nn.Module, inputs: Arguments, opaque: dict[str, Opaque]) -> Capture | None:
+    try:
+        return run(root, inputs, opaque, all_sizes=False, training=False)
+    except Exception:
+        return None
+
+
+@contextmanager
+def _without_caches(root: nn.Module) -> Iterator[None]:
+    """Take away tensors that earlier runs may have kept on the model: in dicts, and as attributes that may be None."""
+    emptied = [
+        (module, name, value)
+        for module in root.modules()
+        for name, value in module.__dict__.items()
+        if (isinstance(value, Tensor) or (type(value) is dict and not name.startswith("_"))) and tensors(value)
+    ]
+    for module, name, value in emptied:
+        module.__dict__[name] = {} if isinstance(value, dict) else None
+    try:
+        yield
+    finally:
+        for module, name, value in emptied:
+            module.__dict__[name] = value
+
+
+def _follow_training(root: nn.Module, inputs: Arguments, best: Capture, opaque: dict[str, Opaque]) -> list[str]:
+    try:
+        trained = run(root, inputs, dict(opaque), all_sizes=False, training=True)
+    except Exception as error:
+        place = place_of(error).partition(": ")[0]
+        return [f"the model in training mode cannot be traced (at {place}): training follows its eval mode"]
+    return training.follow(best.graph, trained.graph)
+
+
+def _explained(error: Exception, model: nn.Module, inputs: Arguments) -> TraceError:
+    name, place, first = type(model).__name__, place_of(error), (str(error).strip() or "no message").splitlines()[0]
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.eval()(*inputs.args, **inputs.kwargs)
+    except Exception as own:
+        what = f"{type(own).__name__}: {(str(own).strip() or 'no message').splitlines()[0]}"
+        return TraceError(
+            f"{name} does not run on the example inputs: {what}",
+            where=place_of(own),
+            remedy="check shapes, types and names in example_inputs: a tensor, a tuple of positional arguments, or a "
+            "dict of keyword arguments",
+        )
+    finally:
+        for module, flag in modes.items():
+            module.training = flag
+    if isinstance(error, (DataDependentOutputException, GuardOnDataDependentSymNode)):
+        return TraceError(
+            f"{name} cannot be traced: its Python decides on the values of a tensor",
+            where=place,
+            remedy="compute with torch.where instead of `if`, or move this part into a submodule, which then stays in "
+            "float",
+        )
+    return TraceError(
+        f"{name} cannot be traced: {type(error).__name__}: {first}",
+        where=place,
+        remedy="move this part into a submodule of its own, which then stays in float",
+    )
