@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from torch import fx
 
 from qatc import ir
+from qatc.calls import may_be_tensor
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
 from qatc.modules.fused import FusedBatchNorm, fused_form
 from qatc.modules.kinds import op_kind, output_range
-from qatc.passes.functional_to_module import may_be_tensor
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
 from qatc.spec import Layer, LayerConfig, QConfig, QuantSpec

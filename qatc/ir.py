@@ -169,6 +169,12 @@ def _is_attribute(root: nn.Module, path: str) -> bool:
     return owner is not None and hasattr(owner, name)
 
 
+def scoped(node: fx.Node, name: str) -> str:
+    """Return the path of something new inside the user's module that made the node's call."""
+    scope = source_of(node).path
+    return f"{scope}.{name}" if scope else name
+
+
 def insert_module_call(gm: fx.GraphModule, after: fx.Node, path: str, *args: Any) -> fx.Node:
     """Insert a call of the module at `path` behind `after`, named by the path."""
     with gm.graph.inserting_after(after):
@@ -225,10 +231,9 @@ def grid_source(node: Any) -> fx.Node | None:
     while isinstance(node, fx.Node):
         if module_of(node, Quantizer) is not None:
             return node
-        inputs = tensor_inputs(node)
-        if not moves_values(node) or len(inputs) != 1:
+        if not moves_values(node):
             return None
-        node = inputs[0]
+        node = node.args[0]  # further tensors are positions or sizes; several tensors (a concatenation) are no node
     return None
 
 
