@@ -192,7 +192,7 @@ class _Redirection:
         if sure and parent is view.args[0]:
             return
         raise TraceError(
-            f"%{self.result.name} overwrites what may be the memory of both %{view.name} and %{parent and parent.name}, "
+            f"%{self.result.name} overwrites what may be the memory of %{view.name} and of %{parent and parent.name}, "
             "of which one is read afterwards",
             where=str(ir.source_of(self.result)),
             remedy="write the result to a new tensor: relu instead of relu_, x = x + y instead of x += y",
@@ -228,7 +228,7 @@ class _Redirection:
             dims = view.kwargs.get("dims", view.args[1] if isinstance(view.args[1], tuple | list) else view.args[1:])
             order = sorted(range(len(dims)), key=lambda i: dims[i] % len(dims))  # type: ignore[index, arg-type, operator]
             return self._insert("call_method", "permute", (new, order), kind=kind)
-        index = _index_of(view, parent)
+        index = _index_of(view)
         if index is None:
             shape = self._insert("call_function", getattr, (parent, "shape"))
             return self._insert("call_method", "reshape", (new, shape), kind=kind)
@@ -244,7 +244,7 @@ def assignment(gm: fx.GraphModule, at: fx.Node, index: Any) -> tuple[str, dict[s
     return path, {"index": index} if computed else {}
 
 
-def _index_of(view: fx.Node, parent: fx.Node) -> Any:
+def _index_of(view: fx.Node) -> Any:
     """Return the index by which the view is a part of its parent; None if it is all of it in another shape."""
     values = dict(zip(("dim", "start", "length"), view.args[1:], strict=False)) | dict(view.kwargs)
     match call_name(view):
@@ -259,10 +259,9 @@ def _index_of(view: fx.Node, parent: fx.Node) -> Any:
             part = slice(start, start + length if start + length else None)
         case _:
             return None
-    kind = ir.tensor_type(parent)
-    if not isinstance(dim, int) or (dim < 0 and kind is None):
+    if not isinstance(dim, int):
         raise _unknown_part(view)
-    return (*[slice(None)] * (dim if kind is None else dim % len(kind.shape)), part)
+    return (*[slice(None)] * dim, part) if dim >= 0 else (..., part, *[slice(None)] * (-dim - 1))
 
 
 def _unknown_part(view: fx.Node) -> TraceError:

@@ -98,7 +98,10 @@ class _Tracer(fx.Tracer):
 
 
 class _Proxy(fx.Proxy):
-    """A proxy for which `x += y` is what it is, an op that overwrites x (fx records `x + y`)."""
+    """A proxy for which `x += y` and `x[i] = y` are what they are, ops that overwrite x (fx records `x + y`)."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
@@ -123,12 +126,6 @@ def _user_frame(frame: FrameType | None) -> FrameType | None:
 def _explained(error: Exception, model: nn.Module) -> TraceError:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*_INTERNAL, "<"))]
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
-    if isinstance(error, TypeError) and "item assignment" in str(error):
-        return TraceError(
-            f"{type(model).__name__} cannot be traced: it assigns to a part of a tensor",
-            where=place,
-            remedy="build the tensor with torch.where, torch.cat or torch.stack instead",
-        )
     depends_on_data = isinstance(error, fx.proxy.TraceError) or "Proxy" in str(error)
     if depends_on_data:
         return TraceError(

@@ -23,7 +23,6 @@ from tests.models import (
     ResidualIdentity,
     SharedBatchNorm,
     Sizes,
-    conv,
     images,
     randomise,
 )
@@ -100,21 +99,6 @@ def test_control_flow_that_depends_on_data_is_an_error_with_a_place_and_a_remedy
 DataDependent cannot be traced: its Python decides on a tensor's values or sizes
   at: models.py:LINE: if y.sum() > 0:
   try: compute with torch.where or torch.cond instead of `if`, or move this part out of the model\
-""")
-
-
-def test_assigning_to_a_part_of_a_tensor_is_an_error_with_a_place_and_a_remedy() -> None:
-    class Assigns(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            x[:, 0] = 0
-            return x
-
-    with pytest.raises(TraceError) as caught:
-        qatc.prepare(nn.Sequential(conv(3, 4), Assigns()), images())
-    assert re.sub(r"py:\d+", "py:LINE", str(caught.value)) == snapshot("""\
-Sequential cannot be traced: it assigns to a part of a tensor
-  at: test_api.py:LINE: x[:, 0] = 0
-  try: build the tensor with torch.where, torch.cat or torch.stack instead\
 """)
 
 

@@ -20,12 +20,21 @@ from qatc.lowering.lowered_modules import (
 )
 from qatc.modules import ops
 from qatc.modules.fused import BatchNorm, Fused, FusedBatchNorm, fused_form
-from qatc.modules.kinds import op_kind, output_range
+from qatc.modules.kinds import op_kind, output_range, to_one
 from qatc.pipeline import Pass, Pipeline
 from qatc.quantizers import Quantizer
 from qatc.targets import Target
 
-INACTIVE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+INACTIVE = (
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    ops.StochasticDepth,
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,8 @@ class LowerModules(Pass):
                 return self._layer(node, form) if (form := fused_form(module)) else None
             case ops.Mean() | nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d() | nn.AdaptiveAvgPool3d():
                 return self._mean(node, module)
+            case nn.AdaptiveMaxPool1d() | nn.AdaptiveMaxPool2d() | nn.AdaptiveMaxPool3d() if to_one(module.output_size):
+                return ops.Amax(tuple(range(-_RANKS[type(module)], 0)), keepdim=True)
             case nn.Softmax():
                 guarded = self._guarded(node, module, op_kind(module))
                 return None if guarded is module else guarded
@@ -166,9 +177,10 @@ class LowerModules(Pass):
             dims = (module.dim,) if isinstance(module.dim, int) else module.dim or ()
             over_positions = positions and sorted(d % len(kind.shape) for d in dims) == list(positions)
             return GlobalAveragePool(module.keepdim) if over_positions else None
-        size = module.output_size
-        to_one = all(s == 1 for s in (size if isinstance(size, tuple | list) else (size,)))
-        return GlobalAveragePool(keepdim=True) if to_one else None
+        return GlobalAveragePool(keepdim=True) if to_one(module.output_size) else None
+
+
+_RANKS = {nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3}
 
 
 def _grid(node: fx.Node) -> Quantizer | None:

@@ -108,7 +108,7 @@ def test_overwriting_through_a_view_is_an_error_with_a_place() -> None:
     with pytest.raises(TraceError) as caught:
         FunctionalToModule().run(gm)
     assert re.sub(r"py:\d+", "py:LINE", str(caught.value)) == snapshot("""\
-%relu overwrites what may be the memory of both %reshape and %conv, of which one is read afterwards
+%relu overwrites what may be the memory of %reshape and of %conv, of which one is read afterwards
   at: models.py:LINE
   try: write the result to a new tensor: relu instead of relu_, x = x + y instead of x += y\
 """)
