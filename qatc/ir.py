@@ -14,7 +14,7 @@ from torch import fx, nn
 from qatc.quantizers.base import Quantizer
 
 _TYPE, _SOURCE, _WHY_FLOAT = "qatc_type", "qatc_source", "qatc_why_float"
-_MOVES, _FUSED_INTO = "qatc_moves_values", "qatc_fused_into"
+_MOVES, _FUSED_INTO, _CLIPPED_CODES = "qatc_moves_values", "qatc_fused_into", "qatc_clipped_codes"
 _SHORT = {
     torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64", torch.int64: "i64",
     torch.int32: "i32", torch.int8: "s8", torch.uint8: "u8", torch.bool: "bool",
@@ -85,6 +85,17 @@ def why_float(node: fx.Node) -> str:
 def set_why_float(node: fx.Node, reason: str) -> None:
     """Record the reason for which the op stays in float."""
     node.meta[_WHY_FLOAT] = reason
+
+
+def clipped_codes(node: fx.Node) -> tuple[float, float] | None:
+    """Return the least and greatest value that a quantizer's codes are limited to, for a clip taken out before it."""
+    found: tuple[float, float] | None = node.meta.get(_CLIPPED_CODES)
+    return found
+
+
+def set_clipped_codes(node: fx.Node, limits: tuple[float, float]) -> None:
+    """Record that the quantizer's codes are limited in place of a clip."""
+    node.meta[_CLIPPED_CODES] = limits
 
 
 def fused_into(node: fx.Node) -> str:
@@ -172,6 +183,9 @@ def _is_attribute(root: nn.Module, path: str) -> bool:
 def scoped(node: fx.Node, name: str) -> str:
     """Return the path of something new inside the user's module that made the node's call."""
     scope = source_of(node).path
+    inside = None if node.graph.owning_module is None else get_module(node.graph.owning_module, scope)
+    if inside is not None and type(inside).__module__.startswith("torch.nn.") and not any(inside.children()):
+        scope = scope.rpartition(".")[0]  # a layer, whose call made an attribute of its argument a node
     return f"{scope}.{name}" if scope else name
 
 

@@ -15,6 +15,7 @@ from qatc.api import float_mode
 from qatc.errors import CalibrationError, LoweringError
 from qatc.lowering.export import export, finished
 from qatc.lowering.lower_modules import lowering_pipeline
+from qatc.masks import masks
 from qatc.pipeline import DumpFolder
 from qatc.prepared import InputTypes, PreparedModel
 from qatc.quantizers import Quantizer
@@ -122,10 +123,16 @@ def _example(types: InputTypes | None) -> list[Tensor]:
     return [torch.zeros((2, *shape[1:]) if shape else (), dtype=getattr(torch, name)) for name, shape in types]
 
 
-def _check_state(model: nn.Module) -> None:
+def _check_state(model: fx.GraphModule) -> None:
+    blocking = {
+        str(node.target) for node in masks(model.graph) if node.op == "get_attr"
+    }  # infinities are their purpose
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         owner = model.get_submodule(name.rpartition(".")[0])
-        if not isinstance(owner, Quantizer) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if isinstance(owner, Quantizer) or not tensor.is_floating_point():
+            continue
+        good = ~torch.isnan(tensor) if name in blocking else torch.isfinite(tensor)
+        if not bool(good.all()):
             raise CalibrationError(
                 "there is a NaN or an infinity in the weights", where=name, remedy="train again from a good state"
             )

@@ -71,11 +71,20 @@ def op_kind(module: nn.Module) -> str:
             return "Resize-nearest" if module.mode == "nearest" else "Resize-linear"
         case ops.Pad():
             return "Pad" if module.mode == "constant" and not module.value else f"Pad-{module.mode}"
+        case ops.Slice() if _takes_one_position(module.index):
+            return "Gather"
+        case nn.AvgPool2d() | nn.AvgPool3d() if module.divisor_override:
+            return "AveragePool-divisor"
         case ops.Unary():
             return module.function.capitalize()
         case nn.AdaptiveMaxPool1d() | nn.AdaptiveMaxPool2d() | nn.AdaptiveMaxPool3d():
             return "ReduceMax" if to_one(module.output_size) else "AdaptiveMaxPool"
     return next((name for types, name in _KINDS if isinstance(module, types)), type(module).__name__)
+
+
+def _takes_one_position(index: Any) -> bool:
+    """Say whether an index has a number in it, or is not known: it is not slices alone."""
+    return index is None or any(isinstance(i, int) for i in (index if isinstance(index, tuple) else (index,)))
 
 
 def to_one(size: Any) -> bool:

@@ -1,4 +1,7 @@
-"""Arithmetic, value by value, and matrix products."""
+"""Arithmetic, value by value, and matrix products.
+
+One operand may be a number, in the place where it was written; torch's exporter wants the tensor first.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,9 +13,9 @@ from torch import Tensor, nn
 class Add(nn.Module):
     """x + y."""
 
-    def forward(self, x: Tensor, y: Any) -> Tensor:
+    def forward(self, x: Any, y: Any) -> Tensor:
         """Return the sum, broadcast."""
-        return torch.add(x, y)
+        return torch.add(x, y) if isinstance(x, Tensor) else torch.add(y, x)
 
 
 class Sub(nn.Module):
@@ -27,9 +30,9 @@ class Sub(nn.Module):
 class Mul(nn.Module):
     """x * y."""
 
-    def forward(self, x: Tensor, y: Any) -> Tensor:
+    def forward(self, x: Any, y: Any) -> Tensor:
         """Return the product, broadcast."""
-        return torch.mul(x, y)
+        return torch.mul(x, y) if isinstance(x, Tensor) else torch.mul(y, x)
 
 
 class Div(nn.Module):

@@ -9,13 +9,17 @@ class _Reduction(nn.Module):
         super().__init__()
         self.dim, self.keepdim = dim, keepdim
 
+    def dims(self, x: Tensor) -> int | tuple[int, ...]:
+        """Return the dimensions, all of them written out: torch's exporter fails on a missing list."""
+        return tuple(range(x.dim())) if self.dim is None else self.dim
+
 
 class Mean(_Reduction):
     """The mean over some dimensions."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean."""
-        return torch.mean(x, self.dim, self.keepdim)
+        return torch.mean(x, self.dims(x), self.keepdim)
 
 
 class Sum(_Reduction):
@@ -23,7 +27,7 @@ class Sum(_Reduction):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sum."""
-        return torch.sum(x, self.dim, self.keepdim)
+        return torch.sum(x, self.dims(x), self.keepdim)
 
 
 class Amax(_Reduction):
@@ -31,7 +35,7 @@ class Amax(_Reduction):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the maximum."""
-        return torch.amax(x, () if self.dim is None else self.dim, self.keepdim)
+        return torch.amax(x, self.dims(x), self.keepdim)
 
 
 class Amin(_Reduction):
@@ -39,4 +43,4 @@ class Amin(_Reduction):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the minimum."""
-        return torch.amin(x, () if self.dim is None else self.dim, self.keepdim)
+        return torch.amin(x, self.dims(x), self.keepdim)
