@@ -4,6 +4,7 @@ if __name__ != "qatc.passes":
     raise ImportError("import qatc.passes: a second copy of these modules would have classes of its own")
 
 from qatc.passes.constrain_pow2_scales import ConstrainPow2Scales
+from qatc.passes.decompose_composites import DecomposeComposites
 from qatc.passes.dedup_modules import DedupModules
 from qatc.passes.fold_bn_self import FoldBnSelf
 from qatc.passes.functional_to_layer import FunctionalToLayer
@@ -20,6 +21,7 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
     """Return the passes from a traced float model to one that trains as it will deploy on `target`."""
     passes: tuple[Pass, ...] = (
         DedupModules(),  # one call site per module, so what is attached to it belongs to one tensor
+        DecomposeComposites(),  # attention -> products, each with quantizers of its own
         FunctionalToLayer(),  # F.conv2d -> a layer that the graph gives its weight
         FunctionalToModule(),  # F.relu -> nn.ReLU, so later passes match modules only
         FuseConvBnAct(),
@@ -31,6 +33,6 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
 
 
 __all__ = [
-    "ConstrainPow2Scales", "DedupModules", "FoldBnSelf", "FunctionalToLayer", "FunctionalToModule", "FuseConvBnAct",
-    "InsertQuantizers", "ShareScales", "qat_pipeline",
+    "ConstrainPow2Scales", "DecomposeComposites", "DedupModules", "FoldBnSelf", "FunctionalToLayer",
+    "FunctionalToModule", "FuseConvBnAct", "InsertQuantizers", "ShareScales", "qat_pipeline",
 ]  # fmt: skip

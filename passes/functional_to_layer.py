@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 from torch import fx
 
 from qatc import ir
+from qatc.calls import contains_node
 from qatc.constants import constants, value_of
 from qatc.invariants import ONE_CALL_SITE, Invariant
+from qatc.modules.forms.form import plain_value
 from qatc.modules.layer_forms import LAYER_FORMS, LayerForm
-from qatc.passes.functional_to_module import contains_node, module_path, plain
 from qatc.pipeline import Pass
 from qatc.rewrite import Call, Rule, apply
 
@@ -59,7 +60,7 @@ def convert(form: LayerForm, known: set[fx.Node], gm: fx.GraphModule, node: fx.N
     if form.transposed:
         weight = transposed(gm, weight, node)
         known.add(weight)
-    path = ir.free_path(gm, module_path(node, form.name))
+    path = ir.free_path(gm, ir.scoped(node, form.name))
     ir.set_module(gm, path, layer.train(gm.training))
     given = {"weight": weight} | ({} if bias is None else {"bias": bias})
     # The source stays the user's module: rules of a configuration call the layer by its name.
@@ -73,7 +74,7 @@ def bind(form: LayerForm, node: fx.Node) -> dict[str, Any] | None:
     given = dict(zip(names, node.args, strict=False)) | node.kwargs
     if len(node.args) > len(names) or not set(given) <= set(names):
         return None
-    return {name: plain(given.get(name, default)) for name, default in form.arguments.items()}
+    return {name: plain_value(given.get(name, default)) for name, default in form.arguments.items()}
 
 
 def shape_of(gm: fx.GraphModule, constant: fx.Node) -> tuple[int, ...]:

@@ -5,26 +5,34 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from qatc import ir
+from qatc.calls import call_name, contains_node, has_types, is_tensor, may_be_tensor, takes_from_container
 from qatc.constants import constants
-from qatc.errors import TraceError
+from qatc.expand import Tracer, expand, proxied
 from qatc.invariants import NO_INPLACE, ONE_CALL_SITE, Invariant
 from qatc.modules import ops
-from qatc.modules.functional_forms import FORMS, Form
+from qatc.modules.forms.attention import multihead_attention
+from qatc.modules.forms.expansions import EXPANSIONS
+from qatc.modules.forms.form import Form, plain_value
+from qatc.modules.forms.pieces import PIECES, piece
+from qatc.modules.forms.reasons import why_float
+from qatc.modules.functional_forms import FORMS
+from qatc.overwriting import stop_overwriting
 from qatc.pipeline import Pass
-from qatc.rewrite import Call, Rule, apply
+from qatc.rewrite import Call, Chain, Op, Rule, apply
 
 
 @dataclass(frozen=True)
 class FunctionalToModule(Pass):
     """F.relu, x + y, torch.cat, x.mean(...) and their like become modules; nothing overwrites its input any more.
 
-    Later passes then match modules alone, and each op has a name and a place for its quantizer. A call with values
-    that the module cannot express stays as it is. Dropout follows `train()` and `eval()` again, whatever the flag was
-    when the model was traced. What read a tensor after it was overwritten reads the result; writing through a view
-    that something else reads is an error.
+    Later passes then match modules alone, and each op has a name and a place for its quantizer. What is several ops in
+    one (attention, einsum) is taken apart first. A call with values that the module cannot express stays as it is.
+    Dropout and stochastic depth follow `train()` and `eval()` again, whatever the flag was when the model was traced.
+    What read a tensor after it was overwritten reads the result, through views too; where it cannot be known whether
+    something is a view, it is an error.
     """
 
     name: ClassVar[str] = "functional-to-module"
@@ -33,213 +41,151 @@ class FunctionalToModule(Pass):
 
     def run(self, gm: fx.GraphModule) -> bool:
         """Rewrite the graph; return whether anything changed."""
-        stopped = stop_overwriting(gm)
-        changed = bool(apply(gm, RULES)) or stopped
+        changed = stop_overwriting(gm)
+        changed |= bool(apply(gm, TAKE_APART))
+        changed |= bool(apply(gm, RULES))
+        drop_unread(gm)
         known = constants(gm.graph)
         for node in gm.graph.nodes:
-            op = node.op in ("call_function", "call_method") and node not in known
-            if op and may_be_tensor(node) and not handles_container(node):
-                ir.set_why_float(node, ir.why_float(node) or "not an op that qatc knows")
+            called = node.op in ("call_function", "call_method") and node not in known
+            if called and may_be_tensor(node) and not takes_from_container(node) and _is_float(node):
+                ir.set_why_float(node, ir.why_float(node) or why_float(node))
         return changed
 
 
 def convert(form: Form, gm: fx.GraphModule, node: fx.Node) -> bool:
     """Replace the call by the form's module if the values given allow it."""
-    bound = bind(form, node)
+    bound = bind(form, node) if form.fits(node) else None
     if bound is None:
         return False
     tensors, values = bound
-    if not all(is_tensor(t) for t in tensors[:1]) and not any(is_tensor(t) for t in tensors):
-        return False  # arithmetic on sizes
+    if not any(is_tensor(t) for t in tensors) or not any(map(_is_float, (node, *node.all_input_nodes))):
+        return False  # arithmetic on sizes, or on integers
     computed = {k: v for k, v in values.items() if contains_node(v)}
     if not set(computed) <= form.computed:
         return False
-    module = form.build(**{k: v for k, v in values.items() if k not in computed})
+    try:
+        module = form.build(**{k: v for k, v in values.items() if k not in computed})
+    except (TypeError, ValueError):  # values that torch's own module refuses
+        return False
     if module is None:
         return False
-    path = ir.free_path(gm, module_path(node, form.name))
-    ir.set_module(gm, path, module.train(gm.training))
-    if values.get("inplace") is True:
-        read_result_instead(tensors[0], node)
-    # The node stays itself, so that its name does.
-    node.op, node.target, node.args, node.kwargs = "call_module", path, tuple(tensors), computed
-    ir.set_source(node, replace(ir.source_of(node), path=path))
+    become_call(gm, node, form.name, module, tuple(tensors), computed)
     return True
+
+
+def become_call(
+    gm: fx.GraphModule, node: fx.Node, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Make the node, which stays itself and keeps its name, a call of a new module."""
+    path = ir.free_path(gm, ir.scoped(node, name))
+    ir.set_module(gm, path, module.train(gm.training))
+    node.op, node.target, node.args, node.kwargs = "call_module", path, args, kwargs
+    ir.set_source(node, replace(ir.source_of(node), path=path))
 
 
 def bind(form: Form, node: fx.Node) -> tuple[list[Any], dict[str, Any]] | None:
     """Return the tensors and the values of the parameters; None where the call does not fit the form."""
     args, kwargs = list(node.args), dict(node.kwargs)
-    for name in ("input", "self", "tensors")[: 1 if args else 3]:
-        if name in kwargs:
-            args.insert(0, kwargs.pop(name))
-    if len(args) < form.tensors and "other" in kwargs:
-        args.append(kwargs.pop("other"))
+    for position, spellings in enumerate((_FIRST, _SECOND)[: form.tensors]):
+        for name in spellings if len(args) <= position else ():
+            if name in kwargs and name not in form.parameters:
+                args.append(kwargs.pop(name))
+                break
+    if kwargs.get("out", node) is None:
+        del kwargs["out"]
     tensors, rest = args[: form.tensors], args[form.tensors :]
     names = list(form.parameters)
-    if form.variadic and len(rest) > 1:
+    # x.view(2, 3), x.mean(2, 3)
+    if form.variadic and len(rest) > 1 and not any(isinstance(r, bool) or r is None for r in rest):
         rest = [tuple(rest)]
-    if form.name == "mean" and len(rest) > 1 and all(isinstance(r, int) and not isinstance(r, bool) for r in rest):
-        rest = [tuple(rest)]  # x.mean(2, 3)
     if len(tensors) != form.tensors or len(rest) > len(names) or not set(kwargs) <= set(names):
         return None
     given = dict(zip(names, rest, strict=False)) | kwargs
-    values = {name: plain(given.get(name, default)) for name, default in form.parameters.items()}
+    values = {name: plain_value(given.get(name, default)) for name, default in form.parameters.items()}
     return tensors, values
 
 
-def plain(value: Any) -> Any:
-    """Return lists as tuples, which compare and hash."""
-    return tuple(plain(v) for v in value) if isinstance(value, list | tuple) else value
+# What torch calls the first and the second tensor.
+_FIRST, _SECOND = ("input", "self", "tensors"), ("other", "mat2", "exponent")
 
 
-def is_tensor(value: Any) -> bool:
-    """Say whether an argument is a tensor of the graph, as far as is known (sizes are not)."""
-    if isinstance(value, list | tuple):
-        return bool(value) and all(is_tensor(v) for v in value)
-    if not isinstance(value, fx.Node):
+def take_piece(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Replace one result of split, chunk or unbind by a module that gives that piece of the tensor."""
+    found = piece(node)
+    if found is None:
         return False
-    return ir.tensor_type(value) is not None or not is_size(value)
+    name, whole, module = found
+    become_call(gm, node, name, module, (whole,), {})
+    return True
 
 
-def is_size(node: fx.Node) -> bool:
-    """Say whether the node is a size, or computed from sizes alone."""
-    if node.op == "call_method" and node.target in ("size", "dim", "numel", "item"):
-        return True
-    if node.op == "call_function" and node.target is getattr:
-        return node.args[1] in ("shape", "ndim", "dtype", "device")
-    inputs = node.all_input_nodes
-    return node.op == "call_function" and bool(inputs) and all(is_size(n) for n in inputs)
+def take_attention_apart(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Replace a call of `nn.MultiheadAttention` by its products, so that each has its own quantizers."""
+    module = ir.module_of(node, nn.MultiheadAttention)
+    assert module is not None
+    tracer = Tracer(gm, node)
+    args, kwargs = proxied(tracer, (node.args, dict(node.kwargs)))
+    results = multihead_attention(module, str(node.target), *args, **kwargs)
+    parts = tuple(None if r is None else r.node for r in results)
+
+    def with_parts(n: fx.Node) -> Any:
+        return parts if n is node else n
+
+    for user in list(node.users):
+        index = user.args[1] if call_name(user) == "getitem" else None
+        if index in (0, 1, -1, -2) and isinstance(index, int) and parts[index] is not None:
+            user.replace_all_uses_with(parts[index])  # type: ignore[arg-type]
+        if not user.users and call_name(user) == "getitem":
+            gm.graph.erase_node(user)
+        else:
+            user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), with_parts)
+    gm.graph.erase_node(node)
+    for made in reversed(tracer.made):  # weights that nothing reads
+        if not made.users:
+            gm.graph.erase_node(made)
+    return True
 
 
-def may_be_tensor(node: fx.Node) -> bool:
-    """Say whether the node gives a tensor; where types are not known, whether it may."""
-    if ir.tensor_type(node) is not None:
-        return True
-    if node.op == "placeholder" and node.args and isinstance(node.args[0], int | float | str):
-        return False  # an argument whose default is a plain value
-    typed = any(ir.tensor_type(n) is not None for n in node.graph.nodes)
-    return not (typed or is_size(node) or call_name(node) in GIVE_SEVERAL)
-
-
-def handles_container(node: fx.Node) -> bool:
-    """Say whether the node only takes a tensor out of an argument, or puts tensors into a container: no op on them."""
-    if isinstance(node.target, type):
-        return True
-    source = node.args[0] if node.target in (operator.getitem, getattr) else None
-    if not isinstance(source, fx.Node) or not (source.op == "placeholder" or handles_container(source)):
+def follow_mode(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Replace a user's own stochastic depth by one that is known to do nothing in eval mode."""
+    module = ir.module_of(node)
+    assert module is not None
+    names = ("DropPath", "StochasticDepth")
+    if not type(module).__name__.endswith(names) or isinstance(module, ops.StochasticDepth) or len(node.args) != 1:
         return False
-    if ir.tensor_type(node) is not None:
-        return ir.tensor_type(source) is None
-    key = node.args[1]
-    return isinstance(key, str) and (node.target is operator.getitem or not hasattr(Tensor, key))
-
-
-def contains_node(value: Any) -> bool:
-    """Say whether a value is, or holds, a node."""
-    return isinstance(value, fx.Node) or (isinstance(value, tuple) and any(contains_node(v) for v in value))
-
-
-def module_path(node: fx.Node, name: str) -> str:
-    """Return a path for the new module, inside the user's module that made the call."""
-    scope = ir.source_of(node).path
-    return f"{scope}.{name}" if scope else name
-
-
-def overwrites(node: fx.Node) -> bool:
-    """Say whether the op changes its first argument."""
-    if node.op == "call_module":
-        return getattr(ir.module_of(node), "inplace", False) is True
-    if node.op not in ("call_function", "call_method") or is_size(node):
+    if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
         return False
-    name = call_name(node)
-    inplace_name = name.endswith("_") and not name.endswith("__")
-    operator_name = getattr(node.target, "__module__", "") == "_operator" and name in INPLACE_OPERATORS
-    return inplace_name or operator_name or node.kwargs.get("inplace") is True
-
-
-INPLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ipow", "ifloordiv", "imod", "iand", "ior", "ixor")
-
-
-def stop_overwriting(gm: fx.GraphModule) -> bool:
-    """Let what read an overwritten tensor read the result; modules with `inplace=True` write a new tensor."""
-    changed = False
-    for node in gm.graph.nodes:
-        if overwrites(node) and node.args:
-            changed |= read_result_instead(node.args[0], node)
-            module = ir.module_of(node)
-            if module is not None:
-                module.inplace = False
-                changed = True
-    if changed:
-        gm.recompile()
-    return changed
-
-
-def read_result_instead(overwritten: Any, result: fx.Node) -> bool:
-    """Let whatever reads a tensor after it was overwritten read the result; say whether anything does.
-
-    Raises `TraceError` where its memory is read afterwards under another name.
-    """
-    if not isinstance(overwritten, fx.Node):
+    p = getattr(module, "drop_prob", getattr(module, "p", None)) or 0.0
+    if not isinstance(p, int | float):
         return False
-    order = {node: i for i, node in enumerate(result.graph.nodes)}
-    for other in same_memory(overwritten) - {overwritten, result}:
-        for reader in other.users:
-            if order[reader] > order[result]:
-                raise TraceError(
-                    f"%{result.name} overwrites %{overwritten.name}, and %{reader.name} reads the same memory as "
-                    f"%{other.name}",
-                    where=str(ir.source_of(result)),
-                    remedy="write the result to a new tensor: relu instead of relu_, x = x + y instead of x += y",
-                )
-    later = [user for user in overwritten.users if order[user] > order[result]]
-    for user in later:
-        user.replace_input_with(overwritten, result)
-    return bool(later)
+    known = ops.StochasticDepth(float(p), getattr(module, "mode", "row"), getattr(module, "scale_by_keep", True))
+    known.train(module.training)
+    ir.set_module(gm, str(node.target), known)
+    return True
 
 
-def same_memory(node: fx.Node) -> set[fx.Node]:
-    """Return the nodes whose tensors may share the node's memory: what it is a view of, and views of that."""
-    found, top = {node}, node
-    while is_view(top) and isinstance(top.args[0], fx.Node):
-        several, top = call_name(top.args[0]) in GIVE_SEVERAL, top.args[0]
-        found |= {top} if several else views_of(top)  # the other parts of a split are other memory
-    return found | views_of(node)
+def drop_unread(gm: fx.GraphModule) -> None:
+    """Drop the calls whose pieces are all modules of their own now, and pieces that nothing reads."""
+    for node in reversed(gm.graph.nodes):
+        whole = node.args[0] if call_name(node) == "getitem" and node.args else node
+        if isinstance(whole, fx.Node) and call_name(whole) in PIECES and not node.users:
+            gm.graph.erase_node(node)
+    gm.recompile()
 
 
-def views_of(node: fx.Node) -> set[fx.Node]:
-    """Return the node, and the views of it and of them."""
-    return {node}.union(*(views_of(user) for user in node.users if is_view(user) and user.args[:1] == (node,)))
+def _is_float(node: fx.Node) -> bool:
+    """Say whether the node gives floats; where its type is not known, whether it may."""
+    kind = ir.tensor_type(node)
+    return not has_types(node.graph) if kind is None else kind.dtype.is_floating_point
 
 
-def is_view(node: fx.Node) -> bool:
-    """Say whether the node's tensor may be another form of its first argument's memory."""
-    if node.op == "call_module":
-        return ir.module_of(node, VIEW_MODULES) is not None
-    return node.op in ("call_function", "call_method") and call_name(node) in VIEWS and not is_size(node)
-
-
-def call_name(node: fx.Node) -> str:
-    """Return the name of the function or method that the node calls."""
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-
-
-# Functions and methods that give several tensors in a tuple.
-GIVE_SEVERAL = frozenset({"chunk", "split", "tensor_split", "unbind"})
-VIEWS = GIVE_SEVERAL | {
-    "contiguous", "detach", "diagonal", "dropout", "expand", "expand_as", "flatten", "getattr", "getitem", "moveaxis",
-    "movedim", "narrow", "permute", "reshape", "select", "squeeze", "swapaxes", "swapdims", "t", "to", "transpose",
-    "unflatten", "unfold", "unsqueeze", "view", "view_as",
-}  # fmt: skip
-VIEW_MODULES = (
-    nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd,
-    ops.Reshape, ops.Permute, ops.Transpose, ops.Squeeze, ops.Unsqueeze,
-)  # fmt: skip
-
-
-def _rule(form: Form) -> Rule:
-    return Rule(form.name, Call(form.targets), partial(convert, form))
-
-
-RULES = tuple(_rule(form) for form in FORMS)
+TAKE_APART = (
+    Rule("multihead_attention", Chain((Op((nn.MultiheadAttention,)),)), take_attention_apart),
+    *(Rule(e.name, Call(e.targets), partial(expand, e.function)) for e in EXPANSIONS),
+)
+RULES = (
+    Rule("stochastic_depth", Chain((Op((nn.Module,)),)), follow_mode),
+    Rule("piece", Call((operator.getitem,)), take_piece),
+    *(Rule(form.name, Call(form.targets), partial(convert, form)) for form in FORMS),
+)

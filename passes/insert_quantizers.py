@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 from torch import fx
 
 from qatc import ir
+from qatc.calls import may_be_tensor
 from qatc.constants import constants, value_of
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
+from qatc.masks import masks
 from qatc.modules.batch_norms import GivenBatchNorm
 from qatc.modules.fused import FusedBatchNorm
 from qatc.modules.fused_forms import FUSED_FORMS, fused_form
 from qatc.modules.kinds import op_kind, output_range
-from qatc.passes.functional_to_module import may_be_tensor
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
 from qatc.spec import Layer, LayerConfig, QConfig, QuantSpec
@@ -57,6 +58,7 @@ class _Placement:
         self.constants = constants(gm.graph)
         self.least = least_values(gm.graph)
         self.depth = depths(gm.graph)
+        self.masks = masks(gm.graph)
         self.layers = config.resolve(list(self._layers()))
         self.rules = {node: self._rule(node) for node in gm.graph.nodes}
         self.tails = {node: self._tail(node) for node in gm.graph.nodes}
@@ -64,8 +66,11 @@ class _Placement:
     def run(self) -> bool:
         nodes = [n for n in self.gm.graph.nodes if n.op != "output" and ir.referenced_module(n) is None]
         for node in nodes:
-            ir.set_moves_values(node, self.rules[node].output == "same")
+            ir.set_moves_values(node, self.rules[node].output in MOVES)
         for node in nodes:
+            if self.rules[node].output == "again" and ir.grid_source(node) is not None:
+                self._insert_again(node)
+                continue
             wanted = [reader for reader in node.users if self._reads_grid(reader, node)]
             everywhere = self._makes_grid(node)
             if (wanted or everywhere) and ir.grid_source(node) is None and _is_float(node):
@@ -83,6 +88,7 @@ class _Placement:
                 ir.set_why_float(node, "no quantized convolution in front takes the sum in")
             elif self._quantizes_weight(node):
                 self._quantize_weight(node)
+        number_sites(self.gm)
         ir.prune(self.gm)
         return True
 
@@ -102,6 +108,8 @@ class _Placement:
         if not self.layers[str(node.target)].quantize:
             return OpRule(reason="excluded by a rule of the configuration")
         rule = self.target.rule(op_kind(module))
+        if not rule.reason and (node in self.masks or any(n in self.masks for n in ir.tensor_inputs(node))):
+            return OpRule(reason="a mask, or scores with one on them, whose infinities no grid can hold")
         if rule.inputs == "quantized" and any(_is_number(arg) for arg in node.args):
             return OpRule(reason="one of its operands is a number, which has no grid")
         if rule.inputs == "any" or any(_is_float(n) for n in ir.tensor_inputs(node)):
@@ -149,8 +157,16 @@ class _Placement:
         """Return the ops that read the tensor, seen through those that only move values."""
         found: list[fx.Node] = []
         for user in node.users:
-            found += self._readers(user) if self.rules[user].output == "same" else [user]
+            found += self._readers(user) if self.rules[user].output in MOVES else [user]
         return found
+
+    def _insert_again(self, tensor: fx.Node) -> None:
+        """Put the grid that the tensor lies on behind it once more, where anything wants a grid there."""
+        source = ir.grid_source(tensor)
+        assert source is not None
+        if any(self.rules[reader].inputs != "any" for reader in self._readers(tensor)):
+            name = ir.free_path(self.gm, _quantizer_path(tensor))
+            self._insert_call(tensor, str(source.target), name, list(tensor.users))
 
     def _insert(self, tensor: fx.Node, readers: list[fx.Node]) -> None:
         path = ir.free_path(self.gm, _quantizer_path(tensor))
@@ -158,8 +174,12 @@ class _Placement:
         spec = self._spec(tensor, config.activation_bits)
         quantizer = activation_quantizer(config.activation_quantizer, spec)
         ir.set_module(self.gm, path, quantizer.train(self.gm.training))
+        self._insert_call(tensor, path, path, readers)
+
+    def _insert_call(self, tensor: fx.Node, path: str, name: str, readers: list[fx.Node]) -> None:
+        """Let the readers read the tensor on the grid of the quantizer at `path`; the call's own name is `name`."""
         call = ir.insert_module_call(self.gm, tensor, path, tensor)
-        ir.set_source(call, replace(ir.source_of(tensor), path=path))
+        ir.set_source(call, replace(ir.source_of(tensor), path=name))
         self.rules[call] = OpRule()
         self.tails[call] = call
         for reader in readers:
@@ -251,6 +271,21 @@ def least_values(graph: fx.Graph) -> dict[fx.Node, float]:
     return least
 
 
+def number_sites(gm: fx.GraphModule) -> None:
+    """Give every call of a quantizer that is called at several places a range of its own; the grid covers them all."""
+    calls: dict[str, list[fx.Node]] = {}
+    for node, module in ir.module_calls(gm):
+        if isinstance(module, Quantizer):
+            calls.setdefault(str(node.target), []).append(node)
+    for path, nodes in calls.items():
+        quantizer = gm.get_submodule(path)
+        if len(nodes) > 1 and isinstance(quantizer, Quantizer):
+            ir.set_module(gm, path, quantizer.with_spec(quantizer.spec, sites=len(nodes)).train(quantizer.training))
+            for site, node in enumerate(nodes):
+                node.args = (node.args[0], site)
+
+
+MOVES = ("same", "again")
 UNBOUNDED = (-math.inf, math.inf)
 # Ops that give values between the least and the greatest of their inputs.
 KEEPS_SIGN = frozenset(

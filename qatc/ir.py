@@ -14,7 +14,7 @@ from torch import fx, nn
 from qatc.quantizers.base import Quantizer
 
 _TYPE, _SOURCE, _WHY_FLOAT = "qatc_type", "qatc_source", "qatc_why_float"
-_MOVES, _FUSED_INTO = "qatc_moves_values", "qatc_fused_into"
+_MOVES, _FUSED_INTO, _CLIPPED_CODES = "qatc_moves_values", "qatc_fused_into", "qatc_clipped_codes"
 _NOTES = "qatc_notes"
 _SHORT = {
     torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64", torch.int64: "i64",
@@ -86,6 +86,17 @@ def why_float(node: fx.Node) -> str:
 def set_why_float(node: fx.Node, reason: str) -> None:
     """Record the reason for which the op stays in float."""
     node.meta[_WHY_FLOAT] = reason
+
+
+def clipped_codes(node: fx.Node) -> tuple[float, float] | None:
+    """Return the least and greatest value that a quantizer's codes are limited to, for a clip taken out before it."""
+    found: tuple[float, float] | None = node.meta.get(_CLIPPED_CODES)
+    return found
+
+
+def set_clipped_codes(node: fx.Node, limits: tuple[float, float]) -> None:
+    """Record that the quantizer's codes are limited in place of a clip."""
+    node.meta[_CLIPPED_CODES] = limits
 
 
 def fused_into(node: fx.Node) -> str:
@@ -190,6 +201,15 @@ def _is_attribute(root: nn.Module, path: str) -> bool:
     return owner is not None and hasattr(owner, name)
 
 
+def scoped(node: fx.Node, name: str) -> str:
+    """Return the path of something new inside the user's module that made the node's call."""
+    scope = source_of(node).path
+    inside = None if node.graph.owning_module is None else get_module(node.graph.owning_module, scope)
+    if inside is not None and type(inside).__module__.startswith("torch.nn.") and not any(inside.children()):
+        scope = scope.rpartition(".")[0]  # a layer, whose call made an attribute of its argument a node
+    return f"{scope}.{name}" if scope else name
+
+
 def insert_module_call(gm: fx.GraphModule, after: fx.Node, path: str, *args: Any) -> fx.Node:
     """Insert a call of the module at `path` behind `after`, named by the path."""
     with gm.graph.inserting_after(after):
@@ -271,10 +291,9 @@ def grid_source(node: Any) -> fx.Node | None:
     while isinstance(node, fx.Node):
         if module_of(node, Quantizer) is not None:
             return node
-        inputs = tensor_inputs(node)
-        if not moves_values(node) or len(inputs) != 1:
+        if not moves_values(node):
             return None
-        node = inputs[0]
+        node = node.args[0]  # further tensors are positions or sizes; several tensors (a concatenation) are no node
     return None
 
 

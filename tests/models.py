@@ -115,7 +115,7 @@ class Inplace(nn.Module):
 
 
 class InplaceView(nn.Module):
-    """A tensor that is overwritten through a view of it."""
+    """A tensor that is overwritten through what may be a view of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class InplaceView(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         y = self.conv(x)
-        F.relu(y.view(x.shape[0], -1), inplace=True)
+        F.relu(y.reshape(x.shape[0], -1), inplace=True)
         return y
 
 
@@ -136,7 +136,7 @@ class InplaceUnknown(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         y = self.a(x)
-        y.clamp_(min=-0.5)
+        y.cumsum_(1)
         return self.b(y)
 
 

@@ -23,7 +23,6 @@ from tests.models import (
     ResidualIdentity,
     SharedBatchNorm,
     Sizes,
-    conv,
     images,
     randomise,
 )
@@ -100,21 +99,6 @@ def test_control_flow_that_depends_on_data_is_an_error_with_a_place_and_a_remedy
 DataDependent cannot be traced: its Python decides on the values of a tensor
   at: models.py:LINE: if y.sum() > 0:
   try: compute with torch.where instead of `if`, or move this part into a submodule, which then stays in float\
-""")
-
-
-def test_without_inputs_assigning_to_a_part_of_a_tensor_is_an_error_that_asks_for_them() -> None:
-    class Assigns(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            x[:, 0] = 0
-            return x
-
-    with pytest.raises(TraceError) as caught:
-        qatc.prepare(nn.Sequential(conv(3, 4), Assigns()))
-    assert re.sub(r"py:\d+", "py:LINE", str(caught.value)) == snapshot("""\
-Sequential cannot be traced without example inputs: TypeError: '_Proxy' object does not support item assignment
-  at: test_api.py:LINE: x[:, 0] = 0
-  try: give example_inputs: the model's Python then runs on their shapes\
 """)
 
 

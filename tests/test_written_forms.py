@@ -12,8 +12,15 @@ from torch import Tensor, nn
 import qatc
 from tests.check_pass import close, evaluated, trained
 from tests.models import conv, images, randomise
+from tests.written_forms import ACTIVATIONS, ARITHMETIC, ATTENTION, LAYERS, OVERWRITING, SHAPES
 
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    **ARITHMETIC,
+    **ACTIVATIONS,
+    **SHAPES,
+    **LAYERS,
+    **OVERWRITING,
+    **ATTENTION,
     "x + number": lambda x: x + 1,
     "number - x": lambda x: 1 - x,
     "number * x": lambda x: 2 * x,

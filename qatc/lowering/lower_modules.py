@@ -19,6 +19,7 @@ from qatc.lowering.lowered_modules import (
     LoweredBatchNorm,
     LoweredLayer,
     LoweredQuantizer,
+    SumPool,
     representable,
     weights_of,
 )
@@ -27,12 +28,21 @@ from qatc.modules import ops
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, GivenBatchNorm, same_tensors
 from qatc.modules.fused import Folded, Fused, FusedBatchNorm
 from qatc.modules.fused_forms import LAYERS, fused_form
-from qatc.modules.kinds import op_kind, output_range
+from qatc.modules.kinds import op_kind, output_range, to_one
 from qatc.pipeline import Pass, Pipeline
 from qatc.quantizers import Quantizer
 from qatc.targets import Target
 
-INACTIVE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+INACTIVE = (
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    ops.StochasticDepth,
+)
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,15 @@ class DropInactive(Pass):
 
 @dataclass(frozen=True)
 class DropCoveredClips(Pass):
-    """Remove a clip whose every reader is a quantizer of fewer than 8 bits with a grid inside it.
+    """Remove a clip whose every reader is a quantizer that can limit its codes instead.
 
-    The codes are limited anyway; left in, it would keep the layer from fusing, since runtimes compare the clip with the
-    range of all 8 bits.
+    One of fewer than 8 bits with a grid inside the clip limits them anyway; left in, the clip would keep the layer from
+    fusing, since runtimes compare it with the range of all 8 bits. Where the grid of 8 bits reaches beyond the clip
+    (below a least value that is not zero), the codes are limited to those of the clip's ends: rounding is monotonic, so
+    that is the same.
     """
+
+    target: Target
 
     name: ClassVar[str] = "drop-covered-clips"
 
@@ -67,7 +81,9 @@ class DropCoveredClips(Pass):
         changed = False
         for node, module in list(ir.module_calls(gm)):
             clip = module.activation if isinstance(module, Fused) else module
-            if clip is None or output_range(clip) is None or not self._covered(node, clip):
+            if clip is None or output_range(clip) is None:
+                continue
+            if not self._covered(node, clip) and not self._limits_codes(node, clip):
                 continue
             if isinstance(module, Fused):
                 module.activation = None
@@ -78,6 +94,25 @@ class DropCoveredClips(Pass):
         if changed:
             ir.prune(gm)
         return changed
+
+    def _limits_codes(self, node: fx.Node, clip: nn.Module) -> bool:
+        """Let the readers limit their codes, if they and the target can; say whether they do."""
+        if type(clip) is not nn.Hardtanh or self.target.file.low_bits != "clip_codes" or not node.users:
+            return False
+        calls = [str(n.target) for n in node.graph.nodes if ir.module_of(n, Quantizer) is not None]
+        for user in node.users:
+            quantizer = ir.module_of(user, Quantizer)
+            if quantizer is None or calls.count(str(user.target)) > 1:
+                return False
+            low, high = representable(quantizer)
+            if low >= clip.min_val and high <= clip.max_val:
+                return False  # the runtime sees that the clip does nothing
+        for user in node.users:
+            ir.set_clipped_codes(user, (clip.min_val, clip.max_val))
+        return True
+
+    def __str__(self) -> str:
+        return f"{self.name} target={self.target.name}"
 
     @staticmethod
     def _covered(node: fx.Node, clip: nn.Module) -> bool:
@@ -128,7 +163,7 @@ class LowerModules(Pass):
         """Return the module's form in the file; None if it stays."""
         match module:
             case Quantizer():
-                return LoweredQuantizer(module, self.target)
+                return LoweredQuantizer(module, self.target, ir.clipped_codes(node))
             case FusedBatchNorm():
                 return self._batch_norm(node, module)
             case Fused():
@@ -140,7 +175,13 @@ class LowerModules(Pass):
                 return self._unless_itself(node, module) if form is None else self._layer(node, form)
             case ops.Mean() | nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d() | nn.AdaptiveAvgPool3d():
                 return self._mean(node, module)
-            case nn.Softmax():
+            case nn.AdaptiveMaxPool1d() | nn.AdaptiveMaxPool2d() | nn.AdaptiveMaxPool3d() if to_one(module.output_size):
+                return ops.Amax(tuple(range(-_RANKS[type(module)], 0)), keepdim=True)
+            case nn.AvgPool2d() | nn.AvgPool3d() if module.divisor_override:
+                return SumPool(module)
+            case nn.RReLU():
+                return nn.LeakyReLU((module.lower + module.upper) / 2)
+            case nn.Softmax() | ops.Softmax():
                 return self._unless_itself(node, module)
             case _:
                 return None
@@ -151,7 +192,7 @@ class LowerModules(Pass):
 
     def _guarded(self, node: fx.Node, module: nn.Module, kind: str) -> nn.Module:
         """Return the module, guarded where the target's runtime would run it in integers by itself."""
-        between_grids = ir.grid_source(node.args[0]) and any(ir.module_of(user, Quantizer) for user in node.users)
+        between_grids = ir.grid_source(node.args[0]) and _is_quantized(node)
         if not between_grids or kind not in self.target.file.guarded:
             return module
         if not isinstance(module, FloatLayer):
@@ -191,9 +232,19 @@ class LowerModules(Pass):
             dims = (module.dim,) if isinstance(module.dim, int) else module.dim or ()
             over_positions = positions and sorted(d % len(kind.shape) for d in dims) == list(positions)
             return GlobalAveragePool(module.keepdim) if over_positions else None
-        size = module.output_size
-        to_one = all(s == 1 for s in (size if isinstance(size, tuple | list) else (size,)))
-        return GlobalAveragePool(keepdim=True) if to_one else None
+        return GlobalAveragePool(keepdim=True) if to_one(module.output_size) else None
+
+
+def _is_quantized(node: fx.Node) -> bool:
+    """Say whether a quantizer reads the node's tensor, seen through ops that move values, and calls that may vanish."""
+
+    def passes_on(user: fx.Node) -> bool:
+        return ir.moves_values(user) or user.op in ("call_function", "call_method")
+
+    return any(ir.module_of(user, Quantizer) or (passes_on(user) and _is_quantized(user)) for user in node.users)
+
+
+_RANKS = {nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3}
 
 
 def _folded(node: fx.Node, module: Fused) -> Folded:
@@ -214,5 +265,5 @@ FLAT_SIGNATURE = (FlattenInputs(), RecordTypes(), FlattenOutputs())
 
 def lowering_pipeline(target: Target) -> Pipeline:
     """Return the passes from a trained graph to an exportable one."""
-    rewrites = (FoldConstants(), DropInactive(), DropCoveredClips(), LowerModules(target))
+    rewrites = (FoldConstants(), DropInactive(), DropCoveredClips(target), LowerModules(target))
     return Pipeline((*FLAT_SIGNATURE, *rewrites))

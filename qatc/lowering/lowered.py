@@ -15,6 +15,7 @@ from qatc.lowering.export import export, finished
 from qatc.lowering.flatten_inputs import input_types
 from qatc.lowering.lower_modules import lowering_pipeline
 from qatc.lowering.record_types import example
+from qatc.masks import masks
 from qatc.pipeline import DumpFolder
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
@@ -109,10 +110,16 @@ def _checked_opset(target: Target, opset: int | None) -> int:
     return default if opset is None else opset
 
 
-def _check_state(model: nn.Module) -> None:
+def _check_state(model: fx.GraphModule) -> None:
+    blocking = {
+        str(node.target) for node in masks(model.graph) if node.op == "get_attr"
+    }  # infinities are their purpose
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         owner = model.get_submodule(name.rpartition(".")[0])
-        if not isinstance(owner, Quantizer) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if isinstance(owner, Quantizer) or not tensor.is_floating_point():
+            continue
+        good = ~torch.isnan(tensor) if name in blocking else torch.isfinite(tensor)
+        if not bool(good.all()):
             raise CalibrationError(
                 "there is a NaN or an infinity in the weights", where=name, remedy="train again from a good state"
             )

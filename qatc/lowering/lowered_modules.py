@@ -1,5 +1,7 @@
 """What each module of a trained graph becomes in the file: codes and scales as tensors, in operators that ONNX has."""
 
+import copy
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -16,22 +18,24 @@ from qatc.targets import Target
 
 
 class LoweredQuantizer(nn.Module):
-    """QuantizeLinear and DequantizeLinear of one tensor."""
+    """QuantizeLinear and DequantizeLinear of one tensor, its codes limited to those of `limits` if there are any."""
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, quantizer: Quantizer, target: Target) -> None:
+    def __init__(self, quantizer: Quantizer, target: Target, limits: tuple[float, float] | None = None) -> None:
         super().__init__()
         spec = quantizer.spec
         scale, zero_point = quantizer.checked_grid(torch.empty(0))
         self.register_buffer("scale", scale.float().clone())
         self.register_buffer("zero_point", zero_point.to(spec.dtype))
-        self.clip_codes = spec.bits < 8 and target.file.low_bits == "clip_codes"
+        self.clip_codes = (spec.bits < 8 or limits is not None) and target.file.low_bits == "clip_codes"
         self.limits: tuple[float, float] | None = None
         if self.clip_codes:
-            self.register_buffer("low", torch.tensor(spec.qmin, dtype=spec.dtype))
-            self.register_buffer("high", torch.tensor(spec.qmax, dtype=spec.dtype))
+            ends = torch.tensor(limits or (-math.inf, math.inf))
+            low, high = quantizer.codes(ends).to(spec.dtype)
+            self.register_buffer("low", low.clone())
+            self.register_buffer("high", high.clone())
         elif spec.bits < 8:
             self.limits = representable(quantizer)
 
@@ -190,6 +194,24 @@ class GlobalAveragePool(nn.Module):
         """Return [N, C, 1, ...], or [N, C]."""
         y: Tensor = onnx_ops.global_average_pool(x)
         return y if self.keepdim else torch.flatten(y, 1)
+
+
+class SumPool(nn.Module):
+    """An average pool with a divisor of its own, which ONNX does not have: the mean, scaled."""
+
+    def __init__(self, pool: nn.AvgPool2d | nn.AvgPool3d) -> None:
+        super().__init__()
+        assert pool.divisor_override is not None
+        self.pool = copy.copy(pool)
+        self.pool.divisor_override, self.pool.count_include_pad = None, True
+        sizes = pool.kernel_size
+        window = sizes ** (2 if isinstance(pool, nn.AvgPool2d) else 3) if isinstance(sizes, int) else math.prod(sizes)
+        self.factor = window / pool.divisor_override
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sums divided by the divisor."""
+        y: Tensor = self.pool(x) * self.factor
+        return y
 
 
 class Guarded(nn.Module):

@@ -12,6 +12,8 @@ _INTEGER = OpRule(inputs="quantized", output="quantized", final=True)
 _FLOAT_END = OpRule(inputs="quantized", output="quantized", final=False)
 # Moves codes; QDQ propagation carries Q and DQ past it.
 _MOVES = OpRule(output="same")
+# Moves codes too, but QDQ propagation does not look through it.
+_MOVES_BETWEEN = OpRule(output="again")
 
 ONNXRUNTIME = Target(
     name="onnxruntime",
@@ -37,7 +39,16 @@ ONNXRUNTIME = Target(
         "Reshape": _MOVES,
         "Transpose": _MOVES,
         "Identity": _MOVES,
-        "Resize-nearest": _MOVES,
+        "Slice": _MOVES,
+        "Cast": _MOVES,  # from float to float: nothing is left of it in the file
+        "Resize-nearest": _MOVES_BETWEEN,
+        "Gather": _MOVES_BETWEEN,
+        "GatherElements": _MOVES_BETWEEN,
+        "Expand": _MOVES_BETWEEN,
+        "Tile": _MOVES_BETWEEN,
+        "DepthToSpace": _MOVES_BETWEEN,
+        "ReduceMax": _MOVES_BETWEEN,
+        "ReduceMin": _MOVES_BETWEEN,
         "Relu": OpRule(reason="an activation with no integer op in front has no integer kernel"),
         "Clip": OpRule(reason="an activation with no integer op in front has no integer kernel"),
         "Resize-linear": OpRule(reason="linear interpolation has no integer kernel"),

@@ -12,13 +12,14 @@ class OpRule:
     `inputs`: "quantized" asks for a grid on every tensor that it reads; "skip" on every one but the branch that ends in
     a weighted op, which stays raw for the fused sum (a residual add); "any" asks for nothing.
     `output`: "quantized" puts a grid on the result at once (behind the activation fused to it); "same" says that the
-    op only moves values, so the result lies on the input's grid; "any" leaves it to the readers.
+    op only moves values, so the result lies on the input's grid; "again" that it does, but that the runtime moves codes
+    only where the same grid stands behind it once more; "any" leaves it to the readers.
     `final`: whether the result also gets a grid where the network ends.
     `reason`: why the op stays in float, for the report, where it does.
     """
 
     inputs: Literal["quantized", "skip", "any"] = "any"
-    output: Literal["quantized", "same", "any"] = "any"
+    output: Literal["quantized", "same", "again", "any"] = "any"
     final: bool = False
     reason: str = ""
 

@@ -32,6 +32,9 @@ TENSORRT = Target(
         "Reshape": _MOVES,
         "Transpose": _MOVES,
         "Identity": _MOVES,
+        "Slice": _MOVES,
+        "Gather": _MOVES,
+        "Cast": _MOVES,  # from float to float: nothing is left of it in the file
         "Concat": _MOVES,  # Q is pushed through it, so its inputs share the grid of its result
         "Resize-nearest": _BETWEEN,
         "Resize-linear": _BETWEEN,

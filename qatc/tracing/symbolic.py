@@ -40,7 +40,10 @@ class SymbolicTracer(fx.Tracer):
 
 
 class _Proxy(fx.Proxy):
-    """A proxy for which `x += y` is what it is, an op that overwrites x (fx records `x + y`)."""
+    """A proxy for which `x += y` and `x[i] = y` are what they are, ops that overwrite x (fx records `x + y`)."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
