@@ -28,7 +28,7 @@ from tests.models import (
     randomise,
 )
 from tests.prepared import every_config, every_target, prepared
-from tests.zoo_torchvision import NETWORKS, network
+from tests.torchvision_networks import NETWORKS, network
 
 
 def test_prepare_leaves_the_model_as_it_was() -> None:

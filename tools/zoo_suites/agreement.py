@@ -146,7 +146,7 @@ def check_step(expected: Step, found: Step) -> None:
             raise Disagreement(f"{name} moves otherwise in training")
 
 
-def _draws(counts: Mapping[float, int]) -> str:
-    found = [f"{count} times with rate {rate:g}" for rate, count in counts.items()]
+def _draws(counts: Mapping[str, int]) -> str:
+    found = [f"{count} x {kind}" for kind, count in counts.items()]
     more = sum(list(counts.values())[3:])
-    return ", ".join(found[:3] + ([f"{more} times with other rates"] if more else [])) or "nothing"
+    return ", ".join(found[:3] + ([f"{more} others"] if more else [])) or "nothing"

@@ -38,11 +38,11 @@ _DROPPING: dict[Callable[..., Any], tuple[_Parameter, _Parameter]] = {
 
 
 class Expectation(TorchFunctionMode):
-    """Inside, nothing is dropped; `drawn` counts the draws that a model in training would have made, by their rate."""
+    """Inside, nothing is dropped; `drawn` counts the draws that a model in training would have made, by their kind."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.drawn: Counter[float] = Counter()
+        self.drawn: Counter[str] = Counter()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -52,12 +52,18 @@ class Expectation(TorchFunctionMode):
         if func in _DROPPING:
             rate, training = _DROPPING[func]
             if rate.of(args, kwargs) and training.of(args, kwargs):
-                self.drawn[round(rate.of(args, kwargs), 6)] += 1
+                self._note(rate.of(args, kwargs))
             rate.set(args, kwargs, 0.0)
         elif func is Tensor.bernoulli_:  # the mask of a stochastic depth, which is divided by this
             keeps = _Parameter(1, "p", 0.5).of(args, kwargs)
-            self.drawn[round(1 - keeps, 6)] += 1
+            self._note(1 - keeps)
             return args[0].fill_(keeps)
         elif func in (torch.rand, torch.rand_like):  # floor(rate kept + this) is then 1
-            return func(*args, **kwargs).fill_(0.999)
+            drawn = func(*args, **kwargs)
+            if drawn.numel() > 1:  # a lone number is for the model's Python to decide by, which no graph does
+                self.drawn[func.__name__] += 1
+            return drawn.fill_(0.999)
         return func(*args, **kwargs)
+
+    def _note(self, rate: float) -> None:
+        self.drawn[f"rate {rate:.6g}"] += 1
