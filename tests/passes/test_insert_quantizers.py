@@ -328,17 +328,15 @@ def test_a_tuple_of_tensors_gets_no_grid() -> None:
         nn.Sequential(conv(3, 4), Parts(), conv(4, 4)),
         snapshot("""\
 -%_0 = Conv2d(%input_1) : f32[N,4,8,8]  k3 p1  # 0
--%split = split(%_0, 2, dim=1)  # 1
+-%getitem = Split(%_0) : f32[N,2,8,8]  split_size_or_sections=2 dim=1  # 1.split
+-%getitem_1 = Split(%_0) : f32[N,2,8,8]  split_size_or_sections=2 dim=1 index=1  # 1.split_1
 +%input_q = MovingAverage(%input_1) : f32[N,3,8,8]  u8/asym  # input_q
 +%_0 = FusedConv2d(%input_q, grid=%input_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # 0
 +%_0_q = MovingAverage(%_0) : f32[N,4,8,8]  u8/asym  # 0_q
-+%split = split(%_0_q, 2, dim=1)  # 1
-+%_1_getitem_q = MovingAverage(%getitem) : f32[N,2,8,8]  u8/asym  # 1.getitem_q
--%cat = Concat((%getitem_1, %getitem)) : f32[N,4,8,8]  dim=1  # 1.concat
++%getitem = Split(%_0_q) : f32[N,2,8,8]  split_size_or_sections=2 dim=1  # 1.split
++%getitem_1 = Split(%_0_q) : f32[N,2,8,8]  split_size_or_sections=2 dim=1 index=1  # 1.split_1
 -%_2 = Conv2d(%cat) : f32[N,4,8,8]  k3 p1  # 2
 -return %_2
-+%_1_getitem_1_q = MovingAverage(%getitem_1) : f32[N,2,8,8]  u8/asym  # 1.getitem_1_q
-+%cat = Concat((%_1_getitem_1_q, %_1_getitem_q)) : f32[N,4,8,8]  dim=1  # 1.concat
 +%_1_concat_q = MovingAverage(%cat) : f32[N,4,8,8]  u8/asym  # 1.concat_q
 +%_2 = FusedConv2d(%_1_concat_q, grid=%1.concat_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # 2
 +%_2_q = MovingAverage(%_2) : f32[N,4,8,8]  u8/asym  # 2_q
