@@ -23,7 +23,7 @@ from qatc.pipeline import Pass, Pipeline
 from qatc.trace import trace
 from tests.models import Classifier, Dropouts, Functional, ResidualIdentity, SharedBatchNorm, conv, images, randomise
 from tests.signatures import samples
-from tests.zoo_torchvision import NETWORKS, network
+from tests.torchvision_networks import NETWORKS, network
 
 
 class Noisy(nn.Module):
