@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qatc.autograd import as_applied
 from qatc.errors import CheckpointError
 
 Function = Callable[..., Any]
@@ -31,7 +32,7 @@ _TORCH = (
     "arange", "as_strided", "as_tensor", "asarray", "empty", "empty_strided", "eye", "fill", "full", "hann_window",
     "linspace", "logspace", "normal", "ones", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like",
     "randperm", "range", "scalar_tensor", "tensor", "tril_indices", "triu_indices", "vander", "zeros", "is_tensor",
-    "result_type", "promote_types", "broadcast_shapes", "_assert",
+    "result_type", "promote_types", "broadcast_shapes", "_assert", "_weight_norm",
 )  # fmt: skip
 _FUNCTIONAL = (
     "hardsigmoid", "hardswish", "sigmoid", "tanh", "upsample", "upsample_bilinear", "upsample_nearest", "logsigmoid",
@@ -115,7 +116,7 @@ def dotted_name(thing: Any) -> str:
         found = pkgutil.resolve_name(name) if _DOTTED.fullmatch(name) else None
     except (ImportError, AttributeError):
         found = None
-    if found is not thing:
+    if as_applied(found) is not thing:
         raise CheckpointError(
             f"{name} cannot be saved: it is not found by that name again",
             remedy="define it at the top level of a module",
@@ -176,7 +177,7 @@ class Allowed:
 
     def _import(self, name: str) -> Any:
         try:
-            return pkgutil.resolve_name(name)
+            return as_applied(pkgutil.resolve_name(name))
         except Exception as error:  # whatever importing the caller's own module may raise
             raise CheckpointError(
                 f"{name}, which the model needs, cannot be imported: {error}",

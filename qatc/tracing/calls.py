@@ -57,7 +57,7 @@ def written(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Wri
         return "call_function", OPERATORS[name], args, kwargs
     if name in SWAPPED:
         return "call_function", SWAPPED[name], args[::-1], kwargs
-    if is_tensor_method_or_property(function):
+    if is_tensor_method_or_property(function) or getattr(Tensor, name, None) is function:
         if name in PLAIN and len(args) == _OPERANDS and not kwargs:
             return "call_function", PLAIN[name], args, kwargs
         return "call_method", name, args, kwargs

@@ -23,6 +23,8 @@ def is_leaf(module: nn.Module) -> bool:
     """
     if isinstance(module, Fused | Quantizer | torch.jit.ScriptModule) or type(module).__module__.startswith("qatc."):
         return True
+    if type(module).__module__ == "torch.nn.utils.parametrizations":
+        return True  # a spectral norm iterates in training alone
     if type(module).__module__.startswith("torch.nn.modules"):
         return not isinstance(module, _LOOKED_INTO) and not computes_its_weight(module)
     return is_frozen_norm(module) or (is_empty(module) and reads_training(type(module), "forward"))

@@ -1,5 +1,6 @@
-"""What a TorchFunctionMode does not see: calls of modules, of autograd functions, and of scripted functions."""
+"""What a TorchFunctionMode does not see: calls of modules, of autograd and scripted functions, and of len()."""
 
+import builtins
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +8,9 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
+from qatc.autograd import applied
 from qatc.nested import tensors
 from qatc.tracing.capture import Capture
 
@@ -27,9 +30,12 @@ def seen_by(capture: Capture) -> Iterator[None]:
     def apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if cls.__name__ == "CheckpointFunction":  # recomputes in backward what the wrapped function does
             return args[0](*args[2:])
-        return _one_call(capture, apply.__get__(None, cls), cls.apply, args, kwargs)
+        return _one_call(capture, apply.__get__(None, cls), applied(cls), args, kwargs)
 
     def call_scripted(function: Any, *args: Any, **kwargs: Any) -> Any:
+        written = getattr(function, "_torchdynamo_inline", None)
+        if callable(written):  # the function as the user wrote it
+            return written(*args, **kwargs)
         return _one_call(capture, lambda *a, **k: scripted_call(function, *a, **k), _plain(function), args, kwargs)
 
     torch.backends.mha.set_fastpath_enabled(False)  # one fused call for a whole Transformer layer
@@ -38,10 +44,16 @@ def seen_by(capture: Capture) -> Iterator[None]:
             mock.patch.object(nn.Module, "__call__", call_module),
             mock.patch.object(torch.autograd.Function, "apply", classmethod(apply_function)),
             mock.patch.object(torch.jit.ScriptFunction, "__call__", call_scripted),
+            mock.patch.object(builtins, "len", _length),
         ):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
+
+
+def _length(value: Any, _len: Any = len) -> Any:
+    """Return len(value), which of a tensor is a size that stays open: Python's own would insist on a number."""
+    return value.shape[0] if isinstance(value, FakeTensor) and value.dim() else _len(value)
 
 
 def _one_call(capture: Capture, run: Any, target: Any, args: Any, kwargs: Any) -> Any:
