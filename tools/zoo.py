@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     suites = list(SUITES) if args.suite == ["all"] else args.suite
     try:
-        jobs = [Job(suite, entry.name) for suite in suites for entry in chosen(suite, args.models)]
+        jobs = [Job(suite, entry.name) for suite in suites for entry in chosen(suite, *args.models)]
         if not jobs:
-            raise BadRequest(f"no model of {', '.join(suites)} matches {args.models!r}; tools/zoo --list prints them")
+            asked = " or ".join(map(repr, args.models))
+            raise BadRequest(f"no model of {', '.join(suites)} matches {asked}; tools/zoo --list prints them")
         if args.output and (args.output.suffix not in (".md", ".json") or not args.output.parent.is_dir()):
             raise BadRequest(f"cannot write {args.output}: name a file.md or file.json in a folder that exists")
     except (BadRequest, UnknownSuite) as error:
@@ -74,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--suite", nargs="+", required=True, metavar="S", help=f"{', '.join(SUITES)}; all; or package.module"
     )
-    parser.add_argument("--models", default="*", metavar="GLOB", help="only models whose name matches")
+    parser.add_argument(
+        "--models", nargs="+", default=["*"], metavar="GLOB", help="only models whose name matches one of these"
+    )
     parser.add_argument(
         "--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="models at a time (default: the cores)"
     )

@@ -120,7 +120,7 @@ def test_the_list_of_known_models_follows_what_was_run(tmp_path: Path, monkeypat
         done(jobs[2], Outcome("crashing", "verify"))
 
     monkeypatch.setattr(zoo, "run_all", fake)
-    given = ["--suite", SUITE, "--models", "[gbc][!l]*", "--known", str(known)]
+    given = ["--suite", SUITE, "--models", "good", "broken", "crash*", "--known", str(known)]
     assert zoo.main([*given, "--update-known"]) == 0
     assert read_known(known) == {"good", "crashing", "large"}
     assert known.read_text().startswith("# Models of this suite that passed every stage")

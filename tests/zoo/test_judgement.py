@@ -208,9 +208,10 @@ def test_everything_that_begins_as_a_constant_is_moved() -> None:
     assert not any(module.training for module in model.modules())
 
 
+NOTES = ["specialised on x", "m reads the value of a constant"]
 OUTCOMES = (
     Outcome("resnet", "verify", share=1.0, seconds={"prepare": 0.51, "lower": 4.0}),
-    Outcome("gated", "save", share=0.5, leaves=["gate"], hidden=1234, specialised=["on x"], allowed=["m.Gate"]),
+    Outcome("gated", "save", share=0.5, leaves=["gate"], hidden=1234, notes=NOTES, allowed=["m.Gate"]),
     Outcome("raft", "prepare", "TraceError: a | b", seconds={"prepare": 0.2}),
 )
 

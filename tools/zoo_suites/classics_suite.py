@@ -106,6 +106,7 @@ _NETWORKS: dict[type[nn.Module], MakeInputs] = {
     python.WeightStandardised: _PHOTO,
     python.InplaceChain: _PHOTO,
     python.ShapeBranch: image(3, 33, 32),
+    python.LenOfBatch: _PHOTO,
     python.ChunkLoop: _PHOTO,
     python.StraightThrough: _PHOTO,
     python.Checkpointed: _PHOTO,

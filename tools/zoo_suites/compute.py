@@ -1,4 +1,4 @@
-"""How much of a model's arithmetic runs on integer codes, in multiply-adds of one sample."""
+"""How much of a model's arithmetic runs on integer codes, in multiply-adds."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,8 +30,8 @@ class Compute:
         return min(1.0, self.quantized / self.original) if self.original else 0.0
 
 
-def compute_of(original: nn.Module, prepared: qatc.PreparedModel, sample: Inputs) -> Compute:
-    """Count both models' multiply-adds on one sample, in eval mode.
+def compute_of(original: nn.Module, prepared: qatc.PreparedModel, inputs: Inputs) -> Compute:
+    """Count both models' multiply-adds on some inputs, in eval mode.
 
     They are counted where torch runs them: types of a graph's tensors would not do, as a dimension of windows or heads
     that follows the batch has no size there.
@@ -39,8 +39,8 @@ def compute_of(original: nn.Module, prepared: qatc.PreparedModel, sample: Inputs
     rows = prepared.report.rows
     names = {row.name for row in rows if row.quantized and "float" not in row.inputs}
     with qatc.float_mode(prepared):
-        whole, quantized = multiply_adds(prepared, sample, names)
-    return Compute(multiply_adds(original, sample)[0], whole, quantized)
+        whole, quantized = multiply_adds(prepared, inputs, names)
+    return Compute(multiply_adds(original, inputs)[0], whole, quantized)
 
 
 def multiply_adds(model: nn.Module, inputs: Inputs, names: set[str] | frozenset[str] = frozenset()) -> tuple[int, int]:

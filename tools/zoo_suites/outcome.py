@@ -11,7 +11,7 @@ STAGES = ("build", "prepare", "float", "batch", "train", "save", "lower", "verif
 class Outcome:
     """How far a model came, and what was measured on the way; `reason` is empty where it came all the way.
 
-    `seconds` are of CPU time, by stage. `hidden` counts the weights in float leaves.
+    `seconds` are of CPU time, by stage. `hidden` counts the weights in float leaves, `notes` are tracing's.
     """
 
     name: str
@@ -20,7 +20,7 @@ class Outcome:
     share: float | None = None
     leaves: list[str] = field(default_factory=list)
     hidden: int = 0
-    specialised: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     allowed: list[str] = field(default_factory=list)
     codes: int = 0
     differing: int = 0
@@ -31,6 +31,11 @@ class Outcome:
     def passed(self) -> bool:
         """Whether the model came as far as was asked."""
         return not self.reason
+
+    @property
+    def specialised(self) -> list[str]:
+        """The notes about sizes that the model's own code decided on, or fixed."""
+        return [note for note in self.notes if note.startswith(("specialised", "the batch is fixed"))]
 
     @property
     def total_seconds(self) -> float:

@@ -1,21 +1,21 @@
 """The stages that a model goes through, from building it to a file whose codes agree."""
 
 import inspect
-import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 import qatc
+from qatc import ir
 from qatc.lowering import Lowered, verify
-from qatc.nested import tensors
+from qatc.lowering.flatten_inputs import input_name
+from qatc.nested import leaves
 from tools.zoo_suites import agreement
 from tools.zoo_suites.agreement import Step
 from tools.zoo_suites.compute import compute_of
@@ -75,18 +75,17 @@ class _Trial:
             raise Disagreement(f"as it was built, {', '.join(bad)} is not finite")
 
     def prepare(self) -> None:
-        with _warnings() as said:
-            self.prepared = qatc.prepare(self.original, self.inputs(EXAMPLE, 2), target=TARGET)
+        self.prepared = qatc.prepare(self.original, self.inputs(EXAMPLE, 2), target=TARGET)
         outcome = self.outcome
-        outcome.specialised = [line for line in said if line.startswith("specialised")]
+        outcome.notes = list(ir.notes(self.prepared))
         found = float_leaves(self.prepared)
         outcome.leaves, outcome.hidden = list(found), weights_in(found.values())
         if len(found) > self.entry.float_leaves:
             raise Disagreement(f"{len(found)} float leaves: {', '.join(found)}")
 
     def float(self) -> None:
-        self.outcome.share = compute_of(self.original, self.prepared, self.inputs(1, 3)).share
         self._same_outputs(self.inputs(EXAMPLE, 2))
+        self.outcome.share = compute_of(self.original, self.prepared, self.inputs(EXAMPLE, 2)).share
         expected = Step(self.original, self.inputs(TRAINING, 4))
         self.reached = list(expected.gradients)
         with qatc.float_mode(self.prepared):
@@ -134,25 +133,14 @@ class _Trial:
     def verify(self) -> None:
         inputs = self.inputs(VERIFYING, 10)
         bound = self.signature.bind(**inputs) if isinstance(inputs, dict) else self.signature.bind(*inputs)
-        data: dict[str, NDArray[Any]] = {name: t.numpy() for name, t in tensors(bound.arguments)}
-        found = verify(self.prepared, self.lowered, data)
-        self.outcome.codes, self.outcome.differing = found.codes, found.differing
-        if not found.passed:
-            step = max(t.step for t in found.tensors)
+        found = [leaf for leaf in leaves(bound.arguments) if isinstance(leaf.value, Tensor)]
+        data: dict[str, NDArray[Any]] = {input_name(leaf.path): leaf.value.numpy() for leaf in found}
+        checked = verify(self.prepared, self.lowered, data)
+        self.outcome.codes, self.outcome.differing = checked.codes, checked.differing
+        if not checked.passed:
+            worst = max(checked.tensors, key=lambda t: t.differing)
+            step = max(t.step for t in checked.tensors)
             raise Disagreement(
-                f"{found.differing} of {found.codes} codes differ per op, by at most {step} (allowed: {found.allowed})"
+                f"{checked.differing} of {checked.codes} codes differ per op (allowed: {checked.allowed}), by at most "
+                f"{step}; {worst.differing} of them in {worst.name}"
             )
-
-
-@contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """Collect what qatc warns of."""
-    said: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.extend(record.getMessage().splitlines())  # type: ignore[method-assign]
-    logger = logging.getLogger("qatc")
-    logger.addHandler(handler)
-    try:
-        yield said
-    finally:
-        logger.removeHandler(handler)

@@ -32,9 +32,9 @@ def entries(suite: str) -> list[Entry]:
     return found
 
 
-def chosen(suite: str, pattern: str = "*") -> list[Entry]:
-    """Return the models of a suite whose names match a glob, in the suite's order."""
-    return [entry for entry in entries(suite) if fnmatch.fnmatchcase(entry.name, pattern)]
+def chosen(suite: str, *globs: str) -> list[Entry]:
+    """Return the models of a suite whose names match one of the globs, in the suite's order."""
+    return [entry for entry in entries(suite) if any(fnmatch.fnmatchcase(entry.name, glob) for glob in globs)]
 
 
 def entry_named(suite: str, name: str) -> Entry:
