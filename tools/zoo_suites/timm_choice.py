@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tools.zoo_suites.timm_suite import build, library
 
 _EACH = 2
-_LARGEST = 100_000_000  # parameters
+_LARGEST = 200_000_000  # parameters
 # Below 64 the last maps of most networks are a single point. Multiples of 7 windows come behind.
 _SIDES = (64, 96, 128, 160, 192, 224, 256, 288, 336, 384, 448)
 _HEAD = "# The models of the timm suite: name, side of the image, options; tools/zoo_suites/timm_choice.py wrote it.\n"
@@ -27,15 +27,23 @@ def main() -> None:
     timm = library()
     print(_HEAD, end="")
     for family in tqdm(timm.list_modules(), disable=None):
-        names = timm.list_models(module=family)
-        found = 0
-        for _, name in sorted((parameters(name), name) for name in names):
-            line = smallest(name) if found < _EACH else None
-            if line:
-                print(line, flush=True)
-                found += 1
-        if names and not found:
-            print(f"{family}: no model of {len(names)} runs", file=sys.stderr)
+        lines = chosen(timm.list_models(module=family))
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+        if not lines:
+            print(f"{family}: no model runs, or all are too large", file=sys.stderr)
+
+
+def chosen(names: list[str]) -> list[str]:
+    """Return the lines of a family's smallest models; if these are timm's own test models alone, of one more."""
+    lines: list[str] = []
+    counts: set[int] = set()  # what has as many is the same network, trained otherwise
+    for count, name in sorted((parameters(name), name) for name in names):
+        enough = len(lines) >= _EACH and (name.startswith("test_") or not all(x.startswith("test_") for x in lines))
+        line = None if enough or count in counts or count > _LARGEST else smallest(name)
+        if line:
+            lines.append(line)
+            counts.add(count)
+    return lines
 
 
 def parameters(name: str) -> int:
@@ -49,9 +57,7 @@ def parameters(name: str) -> int:
 
 
 def smallest(name: str) -> str | None:
-    """Return the model's line, with the smallest image that it runs and trains on; None if it is too large."""
-    if parameters(name) > _LARGEST:
-        return None
+    """Return the model's line, with the smallest image that it runs and trains on; None if there is none."""
     for side in _SIDES:
         for options in ({}, {"img_size": side}):
             if runs(name, side, options):
