@@ -252,6 +252,7 @@ class FusedBatchNorm(Fused, BatchNorm):
 
 FUSED_FORMS: dict[type[nn.Module], type[Fused]] = {
     nn.Conv1d: FusedConv1d, nn.Conv2d: FusedConv2d, nn.Conv3d: FusedConv3d, nn.Linear: FusedLinear,
+    nn.modules.linear.NonDynamicallyQuantizableLinear: FusedLinear,  # what nn.MultiheadAttention ends in
     nn.BatchNorm1d: FusedBatchNorm, nn.BatchNorm2d: FusedBatchNorm, nn.BatchNorm3d: FusedBatchNorm,
 }  # fmt: skip
 
