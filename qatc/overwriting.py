@@ -273,8 +273,8 @@ def _unknown_part(view: fx.Node) -> TraceError:
 
 
 def _root(node: fx.Node) -> fx.Node:
-    """Return the tensor that the node is, in the end, a view of."""
-    parent = viewed(node)
+    """Return the tensor that the node is, in the end, a view of; what is still overwritten is the state it was."""
+    parent = overwritten(node) or viewed(node)
     return node if parent is None else _root(parent)
 
 
