@@ -29,6 +29,9 @@ from tests.check_pass import check_same_function, close, evaluated, trained
 from tests.models import images, randomise
 from tests.prepared import every_target, specs
 
+# A mask by head is of one batch size; of a sequence without a batch, dimension 0 is its length.
+pytestmark = pytest.mark.filterwarnings("ignore:the batch is fixed:qatc.QatcWarning")
+
 FLOAT_MASK = torch.zeros(6, 6).masked_fill(later(), -math.inf)
 TOKENS = images(4, 6, 8)
 
