@@ -4,7 +4,14 @@ import pytest
 from torch import nn
 
 import qatc
-from qatc.passes import DedupModules, FoldBnSelf, FunctionalToModule, FuseConvBnAct, InsertQuantizers
+from qatc.passes import (
+    DedupModules,
+    FoldBnSelf,
+    FunctionalToLayer,
+    FunctionalToModule,
+    FuseConvBnAct,
+    InsertQuantizers,
+)
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
 from qatc.spec import PRESETS, QConfig, QuantSpec, config_of
@@ -12,7 +19,7 @@ from qatc.targets import TARGETS, target_of
 from qatc.trace import trace
 from tests.models import images, randomise
 
-BEFORE_QUANTIZERS = (DedupModules(), FunctionalToModule(), FuseConvBnAct(), FoldBnSelf())
+BEFORE_QUANTIZERS = (DedupModules(), FunctionalToLayer(), FunctionalToModule(), FuseConvBnAct(), FoldBnSelf())
 every_target = pytest.mark.parametrize("target", TARGETS)
 every_config = pytest.mark.parametrize("config", PRESETS)
 
