@@ -22,14 +22,15 @@ class SuperResolution(nn.Module):
 
 
 class DcganGenerator(nn.Module):
-    """From noise to an image by transposed convolutions with BatchNorm, and a tanh at the end."""
+    """From noise to an image by transposed convolutions with BatchNorm, a convolution to colours, and a tanh."""
 
     def __init__(self) -> None:
         super().__init__()
         self.main = nn.Sequential(
             nn.ConvTranspose2d(16, 32, 4, 1, 0, bias=False), nn.BatchNorm2d(32), nn.ReLU(True),
             nn.ConvTranspose2d(32, 16, 4, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(True),
-            nn.ConvTranspose2d(16, 3, 4, 2, 1, bias=False), nn.Tanh(),
+            nn.ConvTranspose2d(16, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(True),
+            nn.Conv2d(8, 3, 3, 1, 1), nn.Tanh(),
         )  # fmt: skip
 
     def forward(self, noise: Tensor) -> Any:
