@@ -24,7 +24,7 @@ from tests.batch_norm_models import (
 from tests.check_pass import check_same_function
 from tests.models import PreActivation, SharedBatchNorm, images, randomise
 from tests.prepared import placed, prepared, reasons
-from tools.zoo import torchvision_models
+from tools.models import torchvision_models
 
 
 def kinds(model: nn.Module) -> list[str]:

@@ -247,14 +247,6 @@ def _is_quantized(node: fx.Node) -> bool:
 _RANKS = {nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3}
 
 
-def _is_quantized(tensor: fx.Node) -> bool:
-    """Say whether a reader of the tensor, seen through ops that only move values, is a quantizer."""
-    return any(
-        ir.module_of(user, Quantizer) is not None or (ir.moves_values(user) and _is_quantized(user))
-        for user in tensor.users
-    )
-
-
 def _folded(node: fx.Node, module: Fused) -> Folded:
     bn, root = ir.referenced_module(node.kwargs.get("bn")), node.graph.owning_module
     assert bn is None or isinstance(bn, BatchNorm)
