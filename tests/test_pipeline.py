@@ -80,7 +80,7 @@ def test_an_order_in_which_a_pass_lacks_what_it_requires_is_refused(passes: tupl
 def test_the_whole_pipeline_is_in_order_and_each_of_its_passes_says_what_it_is(target: str, config: str) -> None:
     pipeline = qat_pipeline(target_of(target), config_of(config))
     assert [step.name for step in pipeline][:4] == [
-        "dedup-modules", "functional-to-layer", "functional-to-module", "fuse-conv-bn-act",
+        "dedup-modules", "decompose-composites", "functional-to-layer", "functional-to-module",
     ]  # fmt: skip
     for step in pipeline:
         assert (type(step).__doc__ or "").strip()
@@ -140,12 +140,13 @@ def test_observers_are_told_of_every_pass_in_order() -> None:
     assert [(e.index, e.name, e.changed) for e in events] == snapshot(
         [
             (1, "dedup-modules", False),
-            (2, "functional-to-layer", False),
-            (3, "functional-to-module", True),
-            (4, "fuse-conv-bn-act", True),
-            (5, "fold-bn-self", False),
-            (6, "insert-quantizers", True),
-            (7, "share-scales", False),
+            (2, "decompose-composites", False),
+            (3, "functional-to-layer", False),
+            (4, "functional-to-module", True),
+            (5, "fuse-conv-bn-act", True),
+            (6, "fold-bn-self", False),
+            (7, "insert-quantizers", True),
+            (8, "share-scales", False),
         ]
     )
     assert all(event.gm is gm and event.seconds >= 0 for event in events)
@@ -171,9 +172,9 @@ def test_dumps_are_numbered_files_of_the_passes_that_changed_something(tmp_path:
     folder = tmp_path / "a" / "dumps"
     qatc.prepare(Functional(), images(), dump_dir=folder)
     assert sorted(path.name for path in folder.iterdir()) == snapshot(
-        ["00-trace.txt", "03-functional-to-module.txt", "04-fuse-conv-bn-act.txt", "06-insert-quantizers.txt"]
+        ["00-trace.txt", "04-functional-to-module.txt", "05-fuse-conv-bn-act.txt", "07-insert-quantizers.txt"]
     )
-    assert "ReLU" in (folder / "03-functional-to-module.txt").read_text()
+    assert "ReLU" in (folder / "04-functional-to-module.txt").read_text()
     assert "relu(%conv" in (folder / "00-trace.txt").read_text()
 
 
