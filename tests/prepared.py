@@ -1,7 +1,7 @@
 """A small model prepared and calibrated, and the targets and configurations to try it with."""
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 import qatc
 from qatc.passes import (
@@ -31,9 +31,11 @@ def prepared(model: nn.Module, target: str = "onnxruntime", config: str = "w8a8"
     return gm
 
 
-def placed(model: nn.Module, target: str = "onnxruntime", config: str | QConfig = "w8a8") -> PreparedModel:
+def placed(
+    model: nn.Module, target: str = "onnxruntime", config: str | QConfig = "w8a8", inputs: Tensor | None = None
+) -> PreparedModel:
     """Return the graph behind the pass."""
-    gm = trace(randomise(model), [images()])
+    gm = trace(randomise(model), [images() if inputs is None else inputs])
     for step in (*BEFORE_QUANTIZERS, InsertQuantizers(target_of(target), config_of(config))):
         step.run(gm)
     return gm

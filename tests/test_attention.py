@@ -157,7 +157,7 @@ def test_a_mask_among_the_inputs_has_no_grid(target: str) -> None:
     qatc.calibrate(gm, [(TOKENS, mask)], progress=False)
     assert not [name for name in specs(gm) if name.startswith("mask")]
     assert {row.name: row.reason for row in gm.report.rows}["add"] == (
-        "a mask, or scores with one on them, whose infinities no grid can hold"
+        "a mask, or scores with a mask or a bias added: infinities fit no grid"
     )
     close(evaluated(gm, [TOKENS, mask]), evaluated(model, [TOKENS, mask]), "quantized", 0.1)
 
