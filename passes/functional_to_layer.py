@@ -1,5 +1,6 @@
 """Turn functions with a weight among their arguments into layers that the graph gives weight and bias."""
 
+import operator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -15,16 +16,14 @@ from qatc.modules.layer_forms import LAYER_FORMS, LayerForm
 from qatc.pipeline import Pass
 from qatc.rewrite import Call, Rule, apply
 
-FROM_DATA = "its {} is computed from data"
-
 
 @dataclass(frozen=True)
 class FunctionalToLayer(Pass):
     """F.conv2d, F.linear, torch.addmm and their like become layers without parameters, given weight and bias.
 
     The weight may be a parameter by any name, a part of one, or computed from parameters; it keeps its place and name.
-    Where it is computed from data, as in a conditional convolution, the call is left, and reported. A matrix product
-    with a constant on its right is a layer too.
+    Where it is computed from data, as in a conditional convolution, the call is left, and reported; a bias that is, is
+    added behind the layer. A matrix product with a constant on its right is a layer too.
     """
 
     name: ClassVar[str] = "functional-to-layer"
@@ -46,13 +45,14 @@ def convert(form: LayerForm, known: set[fx.Node], gm: fx.GraphModule, node: fx.N
     bias = options.pop(form.bias) if form.bias is not None else None
     if node in known or not isinstance(x, fx.Node) or not isinstance(weight, fx.Node):
         return False
-    for what, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor not in known:
-            if form.strict:
-                ir.set_why_float(node, FROM_DATA.format(what))
-            return False
+    computed_bias = bias if isinstance(bias, fx.Node) and bias not in known else None
+    if weight not in known or (computed_bias is not None and not form.strict):
+        if form.strict:
+            ir.set_why_float(node, "its weight is computed from data")
+        return False
     shape = shape_of(gm, weight)
-    if contains_node(tuple(options.values())) or (bias is not None and len(shape_of(gm, bias)) != 1):
+    own_bias = None if computed_bias is not None else bias
+    if contains_node(tuple(options.values())) or (own_bias is not None and len(shape_of(gm, own_bias)) != 1):
         return False
     layer = form.layer(shape[::-1] if form.transposed else shape, options)
     if layer is None:
@@ -62,10 +62,29 @@ def convert(form: LayerForm, known: set[fx.Node], gm: fx.GraphModule, node: fx.N
         known.add(weight)
     path = ir.free_path(gm, ir.scoped(node, form.name))
     ir.set_module(gm, path, layer.train(gm.training))
-    given = {"weight": weight} | ({} if bias is None else {"bias": bias})
+    given = {"weight": weight} | ({} if own_bias is None else {"bias": own_bias})
     # The source stays the user's module: rules of a configuration call the layer by its name.
     node.op, node.target, node.args, node.kwargs = "call_module", path, (x,), given
+    if computed_bias is not None:
+        add_behind(gm, node, computed_bias, len(shape) - 2)
     return True
+
+
+def add_behind(gm: fx.GraphModule, node: fx.Node, bias: fx.Node, positions: int) -> None:
+    """Add a bias per channel to what the layer gives; its channels have that many dimensions behind them."""
+    shaped = bias
+    with gm.graph.inserting_after(node):
+        total = gm.graph.call_function(operator.add, (node, bias))
+    ir.inherit(total, node)
+    node.replace_all_uses_with(total, lambda user: user is not total)
+    if positions:
+        with gm.graph.inserting_before(total):
+            shaped = gm.graph.call_method("reshape", (bias, (-1, *[1] * positions)))
+        ir.inherit(shaped, bias)
+        ir.set_source(shaped, ir.source_of(node))
+        kind = ir.tensor_type(bias)
+        ir.set_tensor_type(shaped, kind and ir.TensorType(kind.dtype, (*kind.shape, *[1] * positions)))
+        total.replace_input_with(bias, shaped)
 
 
 def bind(form: LayerForm, node: fx.Node) -> dict[str, Any] | None:

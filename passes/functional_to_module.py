@@ -43,19 +43,20 @@ class FunctionalToModule(Pass):
         """Rewrite the graph; return whether anything changed."""
         changed = stop_overwriting(gm)
         changed |= bool(apply(gm, TAKE_APART))
-        changed |= bool(apply(gm, RULES))
-        drop_unread(gm)
-        known = constants(gm.graph)
+        constant = constants(gm.graph)
+        changed |= drop_unread(gm)
+        changed |= bool(apply(gm, rules(constant)))
+        changed |= drop_unread(gm)
         for node in gm.graph.nodes:
-            called = node.op in ("call_function", "call_method") and node not in known
+            called = node.op in ("call_function", "call_method") and node not in constant
             if called and may_be_tensor(node) and not takes_from_container(node) and _is_float(node):
                 ir.set_why_float(node, ir.why_float(node) or why_float(node))
         return changed
 
 
-def convert(form: Form, gm: fx.GraphModule, node: fx.Node) -> bool:
+def convert(form: Form, constant: set[fx.Node], gm: fx.GraphModule, node: fx.Node) -> bool:
     """Replace the call by the form's module if the values given allow it."""
-    bound = bind(form, node) if form.fits(node) else None
+    bound = bind(form, node) if form.fits(node) and node not in constant else None
     if bound is None:
         return False
     tensors, values = bound
@@ -165,13 +166,15 @@ def follow_mode(gm: fx.GraphModule, node: fx.Node) -> bool:
     return True
 
 
-def drop_unread(gm: fx.GraphModule) -> None:
-    """Drop the calls whose pieces are all modules of their own now, and pieces that nothing reads."""
+def drop_unread(gm: fx.GraphModule) -> bool:
+    """Drop pieces that nothing reads, and calls whose pieces are all modules of their own; say if there were any."""
+    before = len(gm.graph.nodes)
     for node in reversed(gm.graph.nodes):
         whole = node.args[0] if call_name(node) == "getitem" and node.args else node
         if isinstance(whole, fx.Node) and call_name(whole) in PIECES and not node.users:
             gm.graph.erase_node(node)
     gm.recompile()
+    return len(gm.graph.nodes) < before
 
 
 def _is_float(node: fx.Node) -> bool:
@@ -184,8 +187,12 @@ TAKE_APART = (
     Rule("multihead_attention", Chain((Op((nn.MultiheadAttention,)),)), take_attention_apart),
     *(Rule(e.name, Call(e.targets), partial(expand, e.function)) for e in EXPANSIONS),
 )
-RULES = (
-    Rule("stochastic_depth", Chain((Op((nn.Module,)),)), follow_mode),
-    Rule("piece", Call((operator.getitem,)), take_piece),
-    *(Rule(form.name, Call(form.targets), partial(convert, form)) for form in FORMS),
-)
+
+
+def rules(constant: set[fx.Node]) -> tuple[Rule, ...]:
+    """Return the rules that leave out what is computed from parameters alone: weights and tables, no activations."""
+    return (
+        Rule("stochastic_depth", Chain((Op((nn.Module,)),)), follow_mode),
+        Rule("piece", Call((operator.getitem,)), take_piece),
+        *(Rule(form.name, Call(form.targets), partial(convert, form, constant)) for form in FORMS),
+    )

@@ -109,7 +109,7 @@ class _Placement:
             return OpRule(reason="excluded by a rule of the configuration")
         rule = self.target.rule(op_kind(module))
         if not rule.reason and (node in self.masks or any(n in self.masks for n in ir.tensor_inputs(node))):
-            return OpRule(reason="a mask, or scores with one on them, whose infinities no grid can hold")
+            return OpRule(reason="a mask, or scores with a mask or a bias added: infinities fit no grid")
         if rule.inputs == "quantized" and any(_is_number(arg) for arg in node.args):
             return OpRule(reason="one of its operands is a number, which has no grid")
         if rule.inputs == "any" or any(_is_float(n) for n in ir.tensor_inputs(node)):

@@ -36,6 +36,7 @@ def prepare(
     *,
     dump_dir: str | Path | None = None,
     verify: bool = False,
+    strict: bool = False,
 ) -> PreparedModel:
     """Return a copy of the model that trains with the quantization it will deploy with on `target`.
 
@@ -43,16 +44,19 @@ def prepare(
         model: the float model, as written; it is not changed.
         example_inputs: a tensor, a tuple of the model's positional arguments, or a dict of its keyword arguments;
             tensors may stand inside dicts, lists, tuples, named tuples and dataclasses. Taken as `calibrate` takes a
-            batch. Gives shapes to reports and dumps.
+            batch. With them the model's own Python runs on their shapes, of which any but those that it decides on stay
+            open; without them it is traced symbolically, and must not ask for a shape.
         target: where it will run; decides where quantizers stand, so it is chosen before training.
         config: a preset (`w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`) or a `QConfig`.
         dump_dir: a folder for the numbered text dump after each pass that changed something.
         verify: whether to compare the result, with its quantizers off, with the model: outputs in eval mode, outputs,
             gradients and statistics of a training step (`qatc.float_difference`). Needs example_inputs of the real
             kind, and the time and memory of a few runs.
+        strict: whether a submodule that cannot be traced is an error, instead of a warning (`QatcWarning`) and a part
+            that stays in float.
 
     Raises:
-        TraceError: the model's Python depends on data.
+        TraceError: the model's Python depends on the values of tensors.
         ConfigError: an unknown target or config, a rule that matches no layer, or `verify` without example_inputs.
         FloatCheckError: the check failed; it names the first pass that parted the two.
 
@@ -62,7 +66,7 @@ def prepare(
         raise ConfigError("verify=True needs data to run the model on", remedy="give example_inputs, of the real kind")
     given = None if example_inputs is None else arguments_of(example_inputs, model.forward)
     inputs = None if given is None else given.bound(model.forward)
-    gm = trace(model, example_inputs)
+    gm = trace(model, example_inputs, strict=strict)
     dumps = None if dump_dir is None else DumpFolder(Path(dump_dir))
     if dumps is not None:
         dumps.start(gm)

@@ -23,6 +23,8 @@ def call_name(node: fx.Node) -> str:
 
 def is_size(node: fx.Node) -> bool:
     """Say whether the node is a size, or computed from sizes alone."""
+    if ir.tensor_type(node) is not None:
+        return False
     if node.op == "call_method" and node.target in _SIZE_METHODS:
         return True
     if node.op == "call_function" and node.target is getattr:

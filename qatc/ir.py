@@ -205,8 +205,9 @@ def scoped(node: fx.Node, name: str) -> str:
     """Return the path of something new inside the user's module that made the node's call."""
     scope = source_of(node).path
     inside = None if node.graph.owning_module is None else get_module(node.graph.owning_module, scope)
-    if inside is not None and type(inside).__module__.startswith("torch.nn.") and not any(inside.children()):
-        scope = scope.rpartition(".")[0]  # a layer, whose call made an attribute of its argument a node
+    is_layer = type(inside) is not nn.Module and type(inside).__module__.startswith("torch.nn.")  # no mere container
+    if inside is not None and is_layer and not any(inside.children()):
+        scope = scope.rpartition(".")[0]  # whose call made an attribute of its argument a node
     return f"{scope}.{name}" if scope else name
 
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
 from qatc import ir
-from qatc.calls import call_name, contains_node, is_size, is_tensor
+from qatc.calls import call_name, contains_node, is_tensor
 from qatc.errors import TraceError
 from qatc.modules import ops
 from qatc.modules.forms.form import plain_value
+from qatc.views import SURE_VIEW_MODULES, SURE_VIEWS, TRANSPOSES, is_view, viewed
 
 
 def stop_overwriting(gm: fx.GraphModule) -> bool:
@@ -188,7 +189,7 @@ class _Redirection:
     def _check(self, view: fx.Node) -> None:
         """Raise a `TraceError` if it is not sure that the node gives a view, and of what part."""
         parent = viewed(view)
-        sure = call_name(view) in _SURE_VIEWS or ir.module_of(view, _SURE_VIEW_MODULES) is not None
+        sure = call_name(view) in SURE_VIEWS or ir.module_of(view, SURE_VIEW_MODULES) is not None
         if sure and parent is view.args[0]:
             return
         raise TraceError(
@@ -222,7 +223,7 @@ class _Redirection:
         name, kind = call_name(view), ir.tensor_type(parent)
         if view.op == "call_module":  # the same tensor under another name
             return new
-        if name in _TRANSPOSES:
+        if name in TRANSPOSES:
             return self._insert(view.op, view.target, (new, *view.args[1:]), view.kwargs, kind)
         if name == "permute":
             dims = view.kwargs.get("dims", view.args[1] if isinstance(view.args[1], tuple | list) else view.args[1:])
@@ -273,43 +274,6 @@ def _unknown_part(view: fx.Node) -> TraceError:
 
 
 def _root(node: fx.Node) -> fx.Node:
-    """Return the tensor that the node is, in the end, a view of."""
-    parent = viewed(node)
+    """Return the tensor that the node is, in the end, a view of; what is still overwritten is the state it was."""
+    parent = overwritten(node) or viewed(node)
     return node if parent is None else _root(parent)
-
-
-def viewed(node: fx.Node) -> fx.Node | None:
-    """Return the tensor whose memory the node's tensor may be, or None; of a part of several, the whole tensor."""
-    whole = node.args[0] if node.args else None
-    if not isinstance(whole, fx.Node) or not is_view(node, whole):
-        return None
-    if call_name(node) == "getitem" and call_name(whole) in _PARTS:
-        return viewed(whole)
-    return whole
-
-
-def is_view(node: fx.Node, whole: fx.Node) -> bool:
-    """Say whether the node's tensor may be another form of the memory of `whole`."""
-    if node.args[:1] != (whole,):
-        return False
-    if node.op == "call_module":
-        return ir.module_of(node, (*_SURE_VIEW_MODULES, *_PERHAPS_MODULES)) is not None
-    known = call_name(node) in _SURE_VIEWS or call_name(node) in _PERHAPS_VIEWS or call_name(node) in _PARTS
-    return node.op in ("call_function", "call_method") and known and not is_size(node)
-
-
-_PARTS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "unbind"})
-_TRANSPOSES = frozenset({"transpose", "swapaxes", "swapdims", "t"})
-_SURE_VIEWS = _TRANSPOSES | _PARTS | {
-    "getitem", "narrow", "permute", "select", "squeeze", "unflatten", "unsqueeze", "view", "view_as",
-}  # fmt: skip
-# A view or a copy as the memory's layout or the types are; or a view whose part cannot be written back.
-_PERHAPS_VIEWS = frozenset({
-    "contiguous", "detach", "diagonal", "dropout", "expand", "expand_as", "flatten", "float", "getattr", "moveaxis",
-    "movedim", "reshape", "reshape_as", "to", "type_as", "unfold",
-})  # fmt: skip
-_SURE_VIEW_MODULES = (nn.Identity,)
-_PERHAPS_MODULES = (
-    nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd, ops.Reshape, ops.Permute, ops.Transpose, ops.Squeeze,
-    ops.Unsqueeze, ops.Slice, ops.Select, ops.Narrow, ops.Split, ops.Chunk, ops.Expand, ops.Movedim,
-)  # fmt: skip

@@ -30,9 +30,13 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class Report:
-    """The rows in graph order; `print` shows them as a table, `summary` as one line."""
+    """The rows in graph order; `print` shows them as a table, `summary` as one line.
+
+    `notes` are of the whole graph: what could not be traced, and what tracing decided by the example inputs.
+    """
 
     rows: tuple[ReportRow, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -49,13 +53,15 @@ class Report:
         table = [head] + [(r.name, r.kind, r.weight, r.inputs, r.output, r.reason) for r in self.rows]
         widths = [max(len(row[i]) for row in table) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self.summary])
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes, self.summary])
 
 
 def make_report(gm: fx.GraphModule) -> Report:
     """Return the report of a graph as it is now."""
     known = constants(gm.graph)  # what they compute is in the lowered file as a value
-    return Report(tuple(_row(node) for node in gm.graph.nodes if node not in known and _is_op(node)))
+    rows = tuple(_row(node) for node in gm.graph.nodes if node not in known and _is_op(node))
+    return Report(rows, ir.notes(gm))
 
 
 def _is_op(node: fx.Node) -> bool:

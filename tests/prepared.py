@@ -1,10 +1,17 @@
 """A small model prepared and calibrated, and the targets and configurations to try it with."""
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 import qatc
-from qatc.passes import DedupModules, FoldBnSelf, FunctionalToModule, FuseConvBnAct, InsertQuantizers
+from qatc.passes import (
+    DedupModules,
+    FoldBnSelf,
+    FunctionalToLayer,
+    FunctionalToModule,
+    FuseConvBnAct,
+    InsertQuantizers,
+)
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
 from qatc.spec import PRESETS, QConfig, QuantSpec, config_of
@@ -12,7 +19,7 @@ from qatc.targets import TARGETS, target_of
 from qatc.trace import trace
 from tests.models import images, randomise
 
-BEFORE_QUANTIZERS = (DedupModules(), FunctionalToModule(), FuseConvBnAct(), FoldBnSelf())
+BEFORE_QUANTIZERS = (DedupModules(), FunctionalToLayer(), FunctionalToModule(), FuseConvBnAct(), FoldBnSelf())
 every_target = pytest.mark.parametrize("target", TARGETS)
 every_config = pytest.mark.parametrize("config", PRESETS)
 
@@ -24,9 +31,11 @@ def prepared(model: nn.Module, target: str = "onnxruntime", config: str = "w8a8"
     return gm
 
 
-def placed(model: nn.Module, target: str = "onnxruntime", config: str | QConfig = "w8a8") -> PreparedModel:
+def placed(
+    model: nn.Module, target: str = "onnxruntime", config: str | QConfig = "w8a8", inputs: Tensor | None = None
+) -> PreparedModel:
     """Return the graph behind the pass."""
-    gm = trace(randomise(model), [images()])
+    gm = trace(randomise(model), [images() if inputs is None else inputs])
     for step in (*BEFORE_QUANTIZERS, InsertQuantizers(target_of(target), config_of(config))):
         step.run(gm)
     return gm

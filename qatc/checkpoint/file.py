@@ -13,6 +13,7 @@ import torch
 from torch.utils.serialization import config as serialization
 
 import qatc
+from qatc import ir
 from qatc.checkpoint.graph_data import build_graph, graph_data
 from qatc.checkpoint.inputs_data import inputs_data, inputs_from
 from qatc.checkpoint.module_data import build_tree, tree_data
@@ -86,6 +87,7 @@ def _content(model: PreparedModel) -> dict[str, Any]:
         "tensors": tensors,
         "target": target_data(None if made_for is None else made_for.target),
         "config": config_data(None if made_for is None else made_for.config),
+        "notes": list(ir.notes(model)),
         "inputs": inputs_data(None if made_for is None else made_for.inputs),
     }
 
@@ -100,6 +102,7 @@ def _model(content: dict[str, Any], allowed: Allowed) -> PreparedModel:
     if target is not None and config is not None:
         names = [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
         remember(model, PreparedFor(target, config, inputs_from(content["inputs"], content["version"], names)))
+    ir.set_notes(model, map(str, content.get("notes", ())))
     return model
 
 

@@ -1,6 +1,6 @@
 """The few operators that the exporter must not take apart, each with the ONNX node that it becomes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -70,7 +70,23 @@ def _global_average_pool(x: Any) -> Any:
     return onnx.GlobalAveragePool(x)
 
 
+def _conv3d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Any:
+    # The exporter's own gives a convolution without a bias one of two dimensions (onnxscript 0.7).
+    strides, pads, dilations = (list(given) * (3 // len(given)) for given in (stride, padding, dilation))
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    return onnx.Conv(*inputs, strides=strides, pads=[*pads, *pads], dilations=dilations, group=groups)
+
+
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.conv3d.default: _conv3d,
     torch.ops.qatc.quantize.default: _quantize,
     torch.ops.qatc.dequantize.default: _dequantize,
     torch.ops.qatc.clip_codes.default: _clip_codes,

@@ -72,7 +72,7 @@ ONNXRUNTIME = Target(
         bias="int32",
         low_bits="clip_codes",
         mean="GlobalAveragePool",
-        guarded=frozenset({"Conv", "Gemm", "Softmax"}),
+        guarded=frozenset({"Conv", "ConvTranspose", "Gemm", "Softmax"}),
     ),
     verify=VerifyRule(level="extended", differing=1e-5),
 )

@@ -39,7 +39,7 @@ def traced(root: nn.Module, model: nn.Module, inputs: Arguments) -> Traced:
     opaque: dict[str, Opaque] = {}
     first = _run(root, model, inputs, opaque)
     best, fixed = first, ""
-    if first.reads_sizes and not opaque:
+    if (first.reads_sizes or first.sizes.fixed_batch()) and not opaque:
         best, fixed = _with_all_sizes(root, inputs, first)
     lost = unreached(root, best.graph)
     if lost and best.anonymous:

@@ -104,16 +104,17 @@ def _projected(
     tracer, width = tracer_of(query), module.embed_dim
     bias = None if module.in_proj_bias is None else tracer.attribute(f"{path}.in_proj_bias")
     parts = [slice(i * width, (i + 1) * width) for i in range(3)]
-    biases = [None if bias is None else bias[part] for part in parts]
     if not module._qkv_same_embed_dim:
         weights = [tracer.attribute(f"{path}.{name}_proj_weight") for name in "qkv"]
     else:
         weight = tracer.attribute(f"{path}.in_proj_weight")
         if query.node is key.node is value.node:
-            return tuple(torch.chunk(F.linear(query, weight, bias), 3, -1)[i] for i in range(3))  # type: ignore[return-value]
+            packed = torch.chunk(F.linear(query, weight, bias), 3, -1)
+            return packed[0], packed[1], packed[2]
         weights = [weight[part] for part in parts]
-    inputs = (query, key, value)
-    return tuple(F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True))  # type: ignore[return-value]
+    biases = [None if bias is None else bias[part] for part in parts]
+    q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+    return q, k, v
 
 
 def _split_heads(x: Any, heads: int, sequence_first: bool) -> Any:

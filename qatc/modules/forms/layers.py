@@ -53,6 +53,7 @@ _RESIZE = {
     "size": None, "scale_factor": None, "mode": "nearest", "align_corners": None, "recompute_scale_factor": None,
     "antialias": False,
 }  # fmt: skip
+_UPSAMPLE = {name: _RESIZE[name] for name in ("size", "scale_factor", "mode", "align_corners")}
 _DROPOUT = {"p": 0.5, "training": True, **INPLACE}
 _EMBEDDING = {
     "weight": None, "padding_idx": None, "max_norm": None, "norm_type": 2.0, "scale_grad_by_freq": False,
@@ -84,6 +85,7 @@ LAYERS: tuple[Form, ...] = (
     Form("adaptive_max_pool3d", (F.adaptive_max_pool3d,),
          _adaptive_max_pool(nn.AdaptiveMaxPool3d), {**_SIZE, "return_indices": False}),
     Form("interpolate", (F.interpolate,), ops.Interpolate, _RESIZE, computed=frozenset({"size"})),
+    Form("interpolate", (F.upsample,), ops.Interpolate, _UPSAMPLE, computed=frozenset({"size"})),
     Form("dropout", (F.dropout, torch.dropout), _dropout(nn.Dropout), _DROPOUT),
     Form("dropout1d", (F.dropout1d,), _dropout(nn.Dropout1d), _DROPOUT),
     Form("dropout2d", (F.dropout2d,), _dropout(nn.Dropout2d), _DROPOUT),
