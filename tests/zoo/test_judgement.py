@@ -1,7 +1,9 @@
 """What the zoo calls agreement, compute and float leaves: each check fails for what it is there to find."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -94,6 +96,15 @@ def test_a_step_leaves_the_model_as_it_was() -> None:
     assert not net.training
     assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(("found", "same"), [({"rate 0.1": 2}, True), ({"rate 0.1": 1}, False), ({"rand": 2}, True)])
+def test_random_numbers_may_become_a_drop_with_a_rate(found: dict[str, int], same: bool) -> None:
+    inputs = (images(),)
+    before, after = Step(Net(), inputs), Step(Net(), inputs)
+    before.draws, after.draws = Counter({"rand": 2, "rate 0.25": 1}), Counter({**found, "rate 0.25": 1})
+    with nullcontext() if same else pytest.raises(Disagreement, match="in training it draws 1 x rate 0.1"):
+        check_step(before, after)
 
 
 def test_an_output_without_a_gradient_gives_no_loss() -> None:
