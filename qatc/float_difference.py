@@ -4,7 +4,6 @@ Evaluated as it is, at two batch sizes; trained for one step in float64 where bo
 errors of a hundredth of a percent behind its own rounding.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qatc.arguments import Arguments, batch_size, grown
+from qatc.copies import copied
 from qatc.nested import map_tensors, tensors
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
@@ -226,7 +226,7 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _float_copy(model: nn.Module) -> nn.Module:
-    twin = copy.deepcopy(model)
+    twin = copied(model)
     for module in twin.modules():
         if isinstance(module, Quantizer):
             module.enabled = module.observing = False

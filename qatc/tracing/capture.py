@@ -58,6 +58,7 @@ class Capture(TorchFunctionMode):
         self.without_gradient: set[int] = set()
         self.constants: dict[str, Tensor] = {}
         self.anonymous: list[str] = []  # constants that are no member of the model
+        self.attributes: list[str] = []  # constants that are members, but neither parameters nor buffers
         self.values_read: dict[str, None] = {}
         self.reads_sizes = False
         self.notes: list[str] = []
@@ -137,6 +138,8 @@ class Capture(TorchFunctionMode):
                     raise UntraceableError("a tensor was made by an operation that cannot be seen")
                 path = f"_constant{len(self.constants)}"
                 self.anonymous.append(path)
+            elif not isinstance(tensor, nn.Parameter) and not _is_buffer(self.root, path):
+                self.attributes.append(path)
             if not isinstance(tensor, nn.Parameter):
                 self.constants.setdefault(path, tensor)
             node = self.node("get_attr", path, path=path)
@@ -202,10 +205,12 @@ class Capture(TorchFunctionMode):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         overwrites = calls.overwrites(func, kwargs) and bool(tensors((args, kwargs)))
-        operands = (self.lowered(args), self.lowered(kwargs)) if overwrites else None  # as they are before
+        measures = name in calls.TAKES_NUMBERS and map_leaves(self.sizes.example, args) is not args
+        early = overwrites or measures
+        operands = (self.lowered(args), self.lowered(kwargs)) if early else None  # as they are before
         versions = [(t, t._version) for _, t in tensors((args, kwargs))]
         self.sizes.asserting = func is torch._assert
-        result = func(*args, **kwargs)
+        result = func(*(map_leaves(self.sizes.example, args) if measures else args), **kwargs)
         self.sizes.asserting = False
         if not tensors(result) and name != "__setitem__":
             self.note_reading(func, args, result)
@@ -324,6 +329,11 @@ def fresh(result: Any, versions: list[tuple[Tensor, int]]) -> Any:
     return map_leaves(
         lambda leaf: torch.ops.aten.alias(leaf) if isinstance(leaf, Tensor) and id(leaf) in unchanged else leaf, result
     )
+
+
+def _is_buffer(root: nn.Module, path: str) -> bool:
+    owner, _, name = path.rpartition(".")
+    return name in root.get_submodule(owner)._buffers
 
 
 def _members(root: nn.Module) -> Iterator[tuple[int, str]]:

@@ -95,11 +95,12 @@ def _fake(capture: Capture, tensor: Tensor, batch: int | None, all_sizes: bool) 
 
 
 def _type(tensor: Tensor, sizes: Sizes) -> TensorType:
-    """Return a fake tensor's type: sizes that follow the batch are unknown, others are the example's."""
+    """Return a fake tensor's type: sizes that follow the batch, or values, are unknown, others are the example's."""
     shape = []
     for size in tensor.shape:
         expression = sizes.expression(size)
-        shape.append(None if sizes.follows_batch(expression) else sizes.number(expression))
+        open_ = sizes.follows_batch(expression) or not expression.free_symbols <= sizes.values().keys()
+        shape.append(None if open_ else sizes.number(expression))
     return TensorType(tensor.dtype, tuple(shape))
 
 

@@ -82,6 +82,12 @@ class Sizes(ShapeEnv):
         """Return the example's value of an expression."""
         return int(expression.xreplace(self.values()))
 
+    def example(self, value: Any) -> Any:
+        """Return the example's number for a size, anything else as it is."""
+        if isinstance(value, torch.SymInt):
+            return self.number(self.expression(value))
+        return float(self.expression(value).xreplace(self.values())) if isinstance(value, torch.SymFloat) else value
+
     def values(self) -> dict[Symbol, Any]:
         """Return the example's value of every symbol."""
         known: dict[Symbol, Any] = getattr(self, "backed_var_to_val", None) or self.var_to_val
@@ -133,6 +139,30 @@ class _Python(PythonReferenceAnalysis):
     def to_dtype(x: Any, dtype: torch.dtype) -> Any:
         """Return the number itself."""
         return x
+
+    @staticmethod
+    def int_truediv(a: Any, b: Any) -> Any:
+        """Return the fraction."""
+        return a / b
+
+    @staticmethod
+    def floor_to_int(x: Any, dtype: torch.dtype) -> Any:
+        """Return the whole number below."""
+        return _called(math.floor, x)
+
+    @staticmethod
+    def ceil_to_int(x: Any, dtype: torch.dtype) -> Any:
+        """Return the whole number above."""
+        return _called(math.ceil, x)
+
+    @staticmethod
+    def round_to_int(a: Any, dtype: torch.dtype) -> Any:
+        """Return the nearest whole number."""
+        return _called(round, a)
+
+
+def _called(function: Callable[[Any], Any], x: Any) -> Any:
+    return x.tracer.create_proxy("call_function", function, (x,), {}) if isinstance(x, fx.Proxy) else function(x)
 
 
 def emit(expression: sympy.Basic, size_node: Callable[[Symbol], fx.Node]) -> Any:
