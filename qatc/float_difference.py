@@ -141,7 +141,8 @@ class _Comparison:
 
     def _compare_gradients(self, actual: "_Step", expected: "_Step", tolerance: float) -> None:
         largest = max((_magnitude(g) for g in expected.gradients.values() if g is not None), default=0.0)
-        for name, theirs in expected.gradients.items():
+        for name in expected.parameters:
+            theirs = expected.gradients[name]
             ours = _find(actual.gradients, name)
             if theirs is not None and ours is not None:
                 scale = max(_magnitude(theirs), _LEAST_GRADIENT * largest)
@@ -193,9 +194,11 @@ class _Step:
             terms = [(x * _weights(x, seed)).sum() for seed, (_, x) in enumerate(self.outputs) if x.grad_fn is not None]
             if terms:
                 torch.stack(terms).sum().backward()
+        self.parameters = [name for name, _ in model.named_parameters()]  # a shared one under its first name
         self.gradients = {name: p.grad for name, p in model.named_parameters(remove_duplicate=False)}
         self.buffers = dict(model.named_buffers(remove_duplicate=False))
-        self.moved = {name: b for name, b in self.buffers.items() if name in before and not _equal(b, before[name])}
+        own = model.named_buffers()
+        self.moved = {name: b for name, b in own if name in before and not _equal(b, before[name])}
 
 
 class _SameDraws(TorchDispatchMode):

@@ -62,6 +62,7 @@ class Capture(TorchFunctionMode):
         self.values_read: dict[str, None] = {}
         self.reads_sizes = False
         self.notes: list[str] = []
+        self.given: list[str] = []
 
     # -- nodes -------------------------------------------------------------------------------------------------
 
@@ -224,6 +225,8 @@ class Capture(TorchFunctionMode):
                 if versions:
                     raise
                 return self.made_of_nothing(func, args, kwargs)
+        if overwrites and not torch.is_grad_enabled():
+            operands = self.detached(*operands)
         op, target, args, kwargs = calls.written(func, *operands)
         if target is calls.OPERATORS["__setitem__"]:
             self.node(op, target, args, kwargs)
@@ -231,6 +234,21 @@ class Capture(TorchFunctionMode):
         result = fresh(result, versions)
         self.bind(result, self.node(op, target, args, kwargs))
         return result
+
+    def detached(self, args: Any, kwargs: Any) -> Any:
+        """Return the operands of a call that overwrites a tensor in a block of torch.no_grad(), as it reads them.
+
+        The graph runs with gradients: a running average would drag the history of all steps along.
+        """
+
+        def read(node: fx.Node) -> fx.Node:
+            tensor = self.fakes.get(node)
+            if node in written or tensor is None or not tensor.is_floating_point():
+                return node
+            return self.node("call_method", "detach", (node,))
+
+        written = {kwargs["out"]} if isinstance(kwargs.get("out"), fx.Node) else {args[0]}
+        return fx.map_arg(args, read), fx.map_arg(kwargs, read)
 
     def note_reading(self, func: Any, args: Any, result: Any) -> None:
         """Note what a call told the model's Python: sizes, or the values of constants."""

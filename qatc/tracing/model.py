@@ -50,6 +50,7 @@ def traced(root: nn.Module, model: nn.Module, inputs: Arguments) -> Traced:
             best, lost = again, unreached(root, again.graph)
     notes = [*best.sizes.specialised(), *filter(None, [fixed])]
     notes += [f"{place} reads the value of a constant: it is part of the graph" for place in best.values_read]
+    notes += best.given
     warnings = best.notes
     if place := best.sizes.fixed_batch():
         warnings.append(f"the batch is fixed to that of the example inputs, at {place}")

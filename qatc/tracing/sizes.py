@@ -1,10 +1,12 @@
 """Sizes that stay symbols while the model's Python runs, and the decisions on them that its code forces."""
 
+import itertools
 import math
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import sympy
@@ -23,7 +25,10 @@ Dynamic = Callable[[Tensor, int], bool]
 
 @dataclass(frozen=True)
 class Decision:
-    """A question on sizes that needed an answer: by the model's own code (`direct`), or inside an op."""
+    """A question on sizes that needed an answer.
+
+    `direct`: by the model's own code, or by an op that takes a number there, not a size; others are checks inside ops.
+    """
 
     expression: sympy.Basic
     answer: sympy.Basic
@@ -54,6 +59,7 @@ class Sizes(ShapeEnv):
         if len(self.guards) > known:
             outside = next((f for f in outward(sys._getframe(1)) if not is_framework(f.f_code.co_filename)), None)
             direct = self.asserting or (outside is not None and not is_ours(outside.f_code.co_filename))
+            direct = direct or _wants_number(sys._getframe(1))
             self.decisions.append(Decision(orig_expr, answer, *user_place("run"), direct))
             if len(self.decisions) > self.most_decisions:
                 raise TooManyDecisionsError
@@ -123,6 +129,12 @@ class Sizes(ShapeEnv):
         names = {str(symbol): name for symbol, name in self.names.items()}
         printed = PythonPrinter().doprint(expression)
         return re.sub(r"\b[a-z]+\d+\b", lambda found: names.get(found[0], found[0]), printed)
+
+
+def _wants_number(frame: FrameType) -> bool:
+    """Say whether torch itself turns a size into a number, since an op takes no size there (a pool's kernel)."""
+    inner = (f.f_code.co_name for f in itertools.takewhile(lambda f: is_framework(f.f_code.co_filename), outward(frame)))
+    return "guard_int" in inner
 
 
 def symbolic(sizes: Sizes, fake_mode: Any, tensor: Tensor, dynamic: list[bool]) -> Tensor:

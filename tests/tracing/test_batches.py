@@ -25,7 +25,7 @@ class Grid(nn.Module):
     def forward(self, x: Tensor) -> Any:
         b, _, h, w = x.shape
         rows = torch.arange(h, dtype=x.dtype).view(1, 1, h, 1).expand(b, 1, h, w)
-        columns = torch.linspace(0, 1, w).repeat(b, 1, h, 1)
+        columns = torch.arange(0, w, dtype=x.dtype).repeat(b, 1, h, 1)
         y = self.conv(F.pad(torch.cat([x, rows, columns], 1), (1, 1, 1, 1), mode="reflect"))
         y = y.flatten(2).transpose(1, 2)
         y = torch.cat([self.token.expand(b, -1, -1), y], 1)

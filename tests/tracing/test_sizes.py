@@ -106,6 +106,26 @@ def test_a_size_that_a_position_table_fixes_is_not_taken_for_open() -> None:
     assert qatc.ir.tensor_type(next(iter(gm.graph.nodes))).shape == (None, 5, 6)  # type: ignore[union-attr]
 
 
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(3, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        return F.avg_pool2d(self.conv(x), x.shape[2:])
+
+
+class Coordinates(Pooled):
+    def forward(self, x: Tensor) -> Any:
+        return self.conv(x) * torch.linspace(-1, 1, x.shape[3])
+
+
+@pytest.mark.parametrize(("kind", "line"), [(Pooled, "avg_pool2d"), (Coordinates, "linspace")])
+def test_an_op_that_takes_no_size_is_a_decision_at_its_line(kind: type[nn.Module], line: str) -> None:
+    gm = check_trace(kind(), images(2, 3, 8, 6))
+    assert f"specialised on x.shape[3] at {place(kind, line)}: x.shape[3] is 6" in notes(gm)
+
+
 def test_a_model_that_decides_again_and_again_keeps_the_sizes_of_the_example() -> None:
     class Windows(nn.Module):
         def __init__(self) -> None:
