@@ -243,11 +243,11 @@ class Capture(TorchFunctionMode):
 
         def read(node: fx.Node) -> fx.Node:
             tensor = self.fakes.get(node)
-            if node in written or tensor is None or not tensor.is_floating_point():
+            if node is written or tensor is None or not tensor.is_floating_point():
                 return node
             return self.node("call_method", "detach", (node,))
 
-        written = {kwargs["out"]} if isinstance(kwargs.get("out"), fx.Node) else {args[0]}
+        written = kwargs.get("out", next(iter((*args, *kwargs.values()))))
         return fx.map_arg(args, read), fx.map_arg(kwargs, read)
 
     def note_reading(self, func: Any, args: Any, result: Any) -> None:

@@ -28,7 +28,9 @@ def _within(name: str, live: set[str]) -> bool:
     return any(".".join(parts[:n]) in live for n in range(1, len(parts) + 1))
 
 
-def check_reached(model: nn.Module, lost: list[str], inputs: Arguments, anonymous: list[str], attributes: list[str]) -> str:
+def check_reached(
+    model: nn.Module, lost: list[str], inputs: Arguments, anonymous: list[str], attributes: list[str]
+) -> str:
     """Raise a `TraceError` if one of these parameters trains in the model; return a line if only a branch of training.
 
     `anonymous` are constants of the graph that are no member of the model: what an earlier run kept. `attributes` are
@@ -52,7 +54,7 @@ def check_reached(model: nn.Module, lost: list[str], inputs: Arguments, anonymou
 def _kept(model: nn.Module) -> set[str]:
     """Return the parameters that tensors kept by the model were computed from."""
     names = {id(p): name for name, p in model.named_parameters()}
-    waiting = [t.grad_fn for module in model.modules() for _, t in tensors(list(module.__dict__.values()))]
+    waiting: list[Any] = [t.grad_fn for module in model.modules() for _, t in tensors(list(module.__dict__.values()))]
     seen: set[Any] = {None}
     found: set[str] = set()
     while waiting:

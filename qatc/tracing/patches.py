@@ -1,4 +1,4 @@
-"""What a TorchFunctionMode does not see: calls of modules, of autograd and scripted functions, of len(), from_numpy()."""
+"""What a TorchFunctionMode does not see: calls of modules, autograd and scripted functions, len(), from_numpy()."""
 
 import builtins
 import contextlib

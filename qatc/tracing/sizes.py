@@ -133,7 +133,9 @@ class Sizes(ShapeEnv):
 
 def _wants_number(frame: FrameType) -> bool:
     """Say whether torch itself turns a size into a number, since an op takes no size there (a pool's kernel)."""
-    inner = (f.f_code.co_name for f in itertools.takewhile(lambda f: is_framework(f.f_code.co_filename), outward(frame)))
+    inner = (
+        f.f_code.co_name for f in itertools.takewhile(lambda f: is_framework(f.f_code.co_filename), outward(frame))
+    )
     return "guard_int" in inner
 
 

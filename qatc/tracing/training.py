@@ -109,7 +109,11 @@ def _lines(nodes: list[fx.Node], when: str) -> list[str]:
     places: dict[tuple[str, str], None] = {}
     for node in nodes:
         counter = any(str(n.target).endswith("num_batches_tracked") for n in node.all_input_nodes)
-        if node.op in ("call_module", "call_function", "call_method") and ir.tensor_type(node) is not None and not counter:
+        if (
+            node.op in ("call_module", "call_function", "call_method")
+            and ir.tensor_type(node) is not None
+            and not counter
+        ):
             source = ir.source_of(node)
             places[(source.path, source.location)] = None
     return [

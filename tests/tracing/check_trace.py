@@ -79,6 +79,4 @@ def place(kind: Callable[..., Any], text: str) -> str:
 
 def targets(gm: fx.GraphModule, op: str = "") -> list[str]:
     """Return what the graph's nodes call or read, by name."""
-    return [
-        n.target if isinstance(n.target, str) else n.target.__name__ for n in gm.graph.nodes if op in ("", n.op)
-    ]
+    return [n.target if isinstance(n.target, str) else n.target.__name__ for n in gm.graph.nodes if op in ("", n.op)]

@@ -57,11 +57,13 @@ def test_attention_is_open_in_the_batch(batch: int) -> None:
     check_trace(Attention(), images(batch, 5, 8), images(3, 7, 8))
 
 
-class OfTwo(nn.Module):
+class Convolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = conv(3, 4)
 
+
+class OfTwo(Convolution):
     def forward(self, x: Tensor) -> Any:
         y = self.conv(x)
         for i in range(x.shape[0]):
@@ -116,7 +118,7 @@ def test_a_test_of_the_batch_that_does_not_fix_it_is_no_warning() -> None:
 
 
 def test_two_inputs_of_one_batch_are_no_warning() -> None:
-    class Sum(OfTwo):
+    class Sum(Convolution):
         def forward(self, a: Tensor, b: Tensor) -> Any:
             return self.conv(a) + self.conv(b)
 
@@ -124,7 +126,7 @@ def test_two_inputs_of_one_batch_are_no_warning() -> None:
 
 
 def test_an_input_without_the_batch_stays_as_it_is() -> None:
-    class Masked(OfTwo):
+    class Masked(Convolution):
         def forward(self, x: Tensor, weights: Tensor, threshold: Tensor) -> Any:
             return torch.where(self.conv(x) > threshold, weights, 0.5)
 
@@ -132,7 +134,7 @@ def test_an_input_without_the_batch_stays_as_it_is() -> None:
 
 
 def test_an_input_of_the_batchs_size_by_chance() -> None:
-    class Masked(OfTwo):
+    class Masked(Convolution):
         def forward(self, x: Tensor, factor: Tensor) -> Any:
             return self.conv(x) * factor.view(1, 4, 1, 1)
 

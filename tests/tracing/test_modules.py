@@ -1,4 +1,4 @@
-"""Modules: leaves with an open batch, what is looked into, weights that are computed, shared or registered twice."""
+"""Modules: leaves with an open batch, what is looked into, weights that are computed."""
 
 from typing import Any
 
@@ -7,16 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-import qatc
 from qatc.errors import QatcWarning
 from qatc.ir import notes
 from qatc.trace import trace
 from tests.models import conv, images, randomise
-from tests.tracing.check_trace import check_same, check_trace, targets
+from tests.tracing.check_trace import check_trace, targets
 
 
 class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.RNNBase], **options: Any) -> None:
+    def __init__(self, kind: Any, **options: Any) -> None:
         super().__init__()
         self.rnn = kind(6, 4, batch_first=True, **options)
         self.fc = nn.Linear(8 if options.get("bidirectional") else 4, 3)
@@ -48,7 +47,7 @@ def test_a_recurrent_layer_with_a_state_made_for_the_batch() -> None:
 
 
 @pytest.mark.parametrize("layers", [nn.TransformerEncoderLayer, nn.TransformerDecoderLayer])
-def test_layers_of_transformers_are_looked_into(layers: type[nn.Module]) -> None:
+def test_layers_of_transformers_are_looked_into(layers: Any) -> None:
     """Trap 8: their fused call in eval mode hides them."""
 
     class Transformer(nn.Module):
@@ -56,7 +55,7 @@ def test_layers_of_transformers_are_looked_into(layers: type[nn.Module]) -> None
             super().__init__()
             layer = layers(8, 2, 16, dropout=0.0, batch_first=True)
             decodes = layers is nn.TransformerDecoderLayer
-            self.net: nn.Module = (nn.TransformerDecoder if decodes else nn.TransformerEncoder)(layer, 2)
+            self.net: Any = (nn.TransformerDecoder if decodes else nn.TransformerEncoder)(layer, 2)
             self.extra = 1 if decodes else 0
 
         def forward(self, x: Tensor) -> Any:
@@ -106,7 +105,8 @@ def test_a_compiled_submodule_is_looked_into() -> None:
     class Plain(Outer):
         def __init__(self) -> None:
             super().__init__()
-            self.stem, self.body = self.stem._orig_mod, self.body._orig_mod
+            compiled: Any = self
+            self.stem, self.body = compiled.stem._orig_mod, compiled.body._orig_mod
 
     model = randomise(Outer())
     gm = trace(model, images())
@@ -115,65 +115,6 @@ def test_a_compiled_submodule_is_looked_into() -> None:
     ]  # fmt: skip
     plain = randomise(Plain())
     torch.testing.assert_close(gm.eval()(images()), plain.eval()(images()))
-
-
-def test_tied_weights_stay_one_parameter() -> None:
-    class Tied(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding, self.fc, self.out = nn.Embedding(12, 6), nn.Linear(6, 6), nn.Linear(6, 12, bias=False)
-            self.out.weight = self.embedding.weight
-
-        def forward(self, ids: Tensor) -> Any:
-            return self.out(self.fc(self.embedding(ids)).relu())
-
-    ids = torch.arange(8).view(2, 4)
-    gm = check_trace(Tied(), ids)
-    assert gm.out.weight is gm.embedding.weight  # type: ignore[union-attr]
-    gm = qatc.prepare(randomise(Tied()), ids, verify=True)
-    assert len({id(p) for p in gm.parameters() if p.shape == (12, 6)}) == 1
-
-
-class TwoNames(nn.Module):
-    """One module under two names, and in a list."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = conv(3, 3)
-        self.second = self.first
-        self.all = nn.ModuleList([self.first, conv(3, 4)])
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.second(self.first(x))
-        for layer in self.all:
-            y = layer(y)
-        return y
-
-
-def test_a_module_under_two_names_is_one_module() -> None:
-    gm = check_trace(TwoNames(), images())
-    assert len(list(gm.parameters())) == 4
-    qatc.prepare(randomise(TwoNames()), images(), verify=True)
-
-
-class Branches(nn.Module):
-    """A block called twice in one branch and once in the other."""
-
-    def __init__(self, deep: bool) -> None:
-        super().__init__()
-        self.stem, self.block, self.deep = conv(3, 4), nn.Sequential(conv(4, 4), nn.BatchNorm2d(4), nn.ReLU()), deep
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.stem(x)
-        a = self.block(self.block(y))
-        return a + (self.block(y) if self.deep else y), self.block[0](a) if x.shape[-1] > 4 else a
-
-
-@pytest.mark.parametrize("deep", [True, False])
-def test_a_block_called_a_different_number_of_times_in_branches(deep: bool) -> None:
-    gm = check_trace(Branches(deep), images())
-    assert targets(gm).count("block.0") == 3 + deep
-    qatc.prepare(randomise(Branches(deep)), images(), verify=True)
 
 
 def test_modules_made_in_forward() -> None:
@@ -190,27 +131,8 @@ def test_modules_made_in_forward() -> None:
     assert targets(gm, "call_module") == ["conv"]
 
 
-def test_a_module_made_in_forward_with_weights_is_not_silently_a_constant() -> None:
-    class Made(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = conv(3, 4)
-
-        def forward(self, x: Tensor) -> Any:
-            smooth = nn.Conv2d(4, 4, 3, bias=False)
-            nn.init.constant_(smooth.weight, 0.1)
-            return smooth(self.conv(x))
-
-    try:
-        gm = trace(randomise(Made()), images())
-    except qatc.QatcError as error:
-        assert "test_modules.py" in str(error)
-    else:
-        check_same(randomise(Made()), gm, images())
-
-
 def test_a_hook_of_a_leaf_runs_once_and_one_of_a_block_is_in_the_graph() -> None:
-    model = randomise(nn.Sequential(conv(3, 4), nn.Sequential(conv(4, 4), nn.ReLU())))
+    model: Any = randomise(nn.Sequential(conv(3, 4), nn.Sequential(conv(4, 4), nn.ReLU())))
     model[0].register_forward_hook(lambda module, given, result: result * 2)
     model[1].register_forward_pre_hook(lambda module, given: (given[0] + 1,))
     model[1].register_forward_hook(lambda module, given, result: result - given[0])

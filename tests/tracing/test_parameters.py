@@ -18,6 +18,8 @@ from tests.tracing.check_trace import check_same, targets
 class Cached(nn.Module):
     """Keeps a gathered parameter in eval mode, as timm's attention biases are kept."""
 
+    index: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.fc, self.biases = nn.Linear(6, 5), nn.Parameter(torch.zeros(2, 3))

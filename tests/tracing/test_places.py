@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from qatc import ir
 from qatc.trace import trace
 from tests.models import ResidualIdentity, conv, images, randomise
-from tests.tracing.check_trace import place
 from tests.torchvision_networks import network
+from tests.tracing.check_trace import place
 
 HERE = Path(__file__).name
 
@@ -54,7 +54,9 @@ def test_every_call_has_file_line_and_module() -> None:
     for node in calls(gm):
         assert ir.source_of(node).file == HERE, node.format_node()
         assert ir.source_of(node).line > 0
-    by_name = {(ir.source_of(n).path, n.target if isinstance(n.target, str) else n.target.__name__): n for n in calls(gm)}
+    by_name = {
+        (ir.source_of(n).path, n.target if isinstance(n.target, str) else n.target.__name__): n for n in calls(gm)
+    }
     expected = {
         ("stem.0", "stem.0"): (Net, "self.stem(x)"),
         ("blocks.1.conv", "blocks.1.conv"): (Block, "self.conv(x)"),
@@ -79,7 +81,9 @@ def test_inputs_and_parameters_have_their_names() -> None:
 def test_every_call_of_a_librarys_network_has_file_and_line(name: str) -> None:
     gm = trace(network(name), images(2, 3, 64, 64))
     assert all(ir.source_of(n).file.endswith(".py") and ir.source_of(n).line for n in calls(gm))
-    assert {ir.source_of(n).path for n in calls(gm) if n.op == "call_module"} >= {"layer1.0.conv1"} or name != "resnet18"
+    assert {ir.source_of(n).path for n in calls(gm) if n.op == "call_module"} >= {
+        "layer1.0.conv1"
+    } or name != "resnet18"
 
 
 @pytest.mark.parametrize("given", [images(), None])

@@ -107,6 +107,7 @@ class TwoHeads(Base):
         y = self.a(x)
         if self.training:
             y = self.b(y)
+            y = y + 1
         else:
             y = y.softmax(1)
         return y
@@ -146,9 +147,11 @@ def test_a_branch_that_does_the_same_on_another_line_is_no_warning() -> None:
     class Same(Base):
         def forward(self, x: Tensor) -> Any:
             if self.training:
-                y = self.a(x).relu()
+                y = self.a(x)
+                y = y.relu()
             else:
-                y = self.a(x).relu()
+                y = self.a(x)
+                y = y.relu()
             return self.b(y)
 
     check_trace(Same(), images())

@@ -17,10 +17,14 @@ from tests.models import conv, images, randomise
 class Keeps(nn.Module):
     """Stores whatever it computes wherever it can."""
 
+    steps: Any
+    part: nn.Module
+    grid: Any
+
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.bn, self.part = conv(3, 4), nn.BatchNorm2d(4), Part()
-        self.grid: Tensor | None = None
+        self.grid = None
         self.calls, self.seen = 0, {"first": images(1)}
         self.history: list[Any] = []
         self.nested: dict[str, list[Any]] = {"maps": []}
@@ -102,7 +106,8 @@ def quietly(kind: type[nn.Module], model: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", [Keeps, Fails, FailsInPart])
 def test_nothing_of_the_users_module_changes(kind: type[nn.Module], training: bool) -> None:
-    model, x = randomise(kind()).train(training), images()
+    model: Any = randomise(kind()).train(training)
+    x = images()
     calls = []
     model.part.register_forward_hook(lambda *_: calls.append(1))
     before, keys = state(model), [*model.state_dict()]
@@ -137,7 +142,7 @@ def test_a_flag_that_a_forward_sets_is_not_set_by_tracing() -> None:
                 y = y + 1
             return y
 
-    model = randomise(Once())
+    model: Any = randomise(Once())
     with torch.no_grad():
         gm = trace(model, images())
         assert model.first is True
