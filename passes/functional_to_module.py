@@ -157,7 +157,7 @@ def follow_mode(gm: fx.GraphModule, node: fx.Node) -> bool:
         return False
     if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
         return False
-    p = getattr(module, "drop_prob", getattr(module, "p", None)) or 0.0
+    p = next((getattr(module, name) or 0.0 for name in ("drop_prob", "p") if hasattr(module, name)), None)
     if not isinstance(p, int | float):
         return False
     known = ops.StochasticDepth(float(p), getattr(module, "mode", "row"), getattr(module, "scale_by_keep", True))

@@ -4,7 +4,6 @@ The only file that knows which way the graph is made: with inputs by running the
 `torch.fx.Tracer`.
 """
 
-import copy
 import logging
 import warnings
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 from torch import fx, nn
 
 from qatc.arguments import arguments_of
+from qatc.copies import copied
 from qatc.errors import QatcWarning, TraceError
 from qatc.ir import set_notes, set_why_float
-from qatc.nested import tensors
 from qatc.prepared import PreparedModel
 from qatc.tracing.batch_norms import restore_batch_norms
 from qatc.tracing.constants import fold_constants, follow_device, keep_out_of_state
@@ -40,7 +39,7 @@ def trace(model: nn.Module, example_inputs: Any = None, *, strict: bool = False)
         TraceError: with file and line, where the model's Python depends on the values of tensors.
 
     """
-    root = _copied(model)
+    root = copied(model)
     training = {name: module.training for name, module in model.named_modules()}
     if example_inputs is None:
         found = _without_inputs(root.eval(), model)
@@ -61,13 +60,6 @@ def trace(model: nn.Module, example_inputs: Any = None, *, strict: bool = False)
         gm.recompile()
     set_notes(gm, (*map(str, found.opaque.values()), *found.warnings, *found.notes))
     return gm
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy; tensors that the model keeps from an earlier run are copied as constants."""
-    kept = [t for module in model.modules() for _, t in tensors(list(module.__dict__.values()))]
-    memo = {id(t): t.detach().clone() for t in kept if t.grad_fn is not None}
-    return copy.deepcopy(model, memo)
 
 
 def _without_inputs(root: nn.Module, model: nn.Module) -> Traced:

@@ -42,6 +42,8 @@ SILENT = frozenset({"requires_grad_", "__set__", "__deepcopy__", "as_subclass", 
 READS_VALUES = frozenset({
     "item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__contains__", "numpy", "__array__",
 })  # fmt: skip
+# What insists on numbers: of sizes it would make those of the example.
+TAKES_NUMBERS = frozenset({"tensor", "as_tensor", "new_tensor", "asarray"})
 READS_SIZES = frozenset({"size", "__len__", "numel", "nelement"})
 
 _OPERANDS = 2

@@ -58,9 +58,11 @@ class Capture(TorchFunctionMode):
         self.without_gradient: set[int] = set()
         self.constants: dict[str, Tensor] = {}
         self.anonymous: list[str] = []  # constants that are no member of the model
+        self.attributes: list[str] = []  # constants that are members, but neither parameters nor buffers
         self.values_read: dict[str, None] = {}
         self.reads_sizes = False
         self.notes: list[str] = []
+        self.given: list[str] = []
 
     # -- nodes -------------------------------------------------------------------------------------------------
 
@@ -137,6 +139,8 @@ class Capture(TorchFunctionMode):
                     raise UntraceableError("a tensor was made by an operation that cannot be seen")
                 path = f"_constant{len(self.constants)}"
                 self.anonymous.append(path)
+            elif not isinstance(tensor, nn.Parameter) and not _is_buffer(self.root, path):
+                self.attributes.append(path)
             if not isinstance(tensor, nn.Parameter):
                 self.constants.setdefault(path, tensor)
             node = self.node("get_attr", path, path=path)
@@ -202,10 +206,12 @@ class Capture(TorchFunctionMode):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         overwrites = calls.overwrites(func, kwargs) and bool(tensors((args, kwargs)))
-        operands = (self.lowered(args), self.lowered(kwargs)) if overwrites else None  # as they are before
+        measures = name in calls.TAKES_NUMBERS and map_leaves(self.sizes.example, args) is not args
+        early = overwrites or measures
+        operands = (self.lowered(args), self.lowered(kwargs)) if early else None  # as they are before
         versions = [(t, t._version) for _, t in tensors((args, kwargs))]
         self.sizes.asserting = func is torch._assert
-        result = func(*args, **kwargs)
+        result = func(*(map_leaves(self.sizes.example, args) if measures else args), **kwargs)
         self.sizes.asserting = False
         if not tensors(result) and name != "__setitem__":
             self.note_reading(func, args, result)
@@ -219,6 +225,8 @@ class Capture(TorchFunctionMode):
                 if versions:
                     raise
                 return self.made_of_nothing(func, args, kwargs)
+        if overwrites and not torch.is_grad_enabled():
+            operands = self.detached(*operands)
         op, target, args, kwargs = calls.written(func, *operands)
         if target is calls.OPERATORS["__setitem__"]:
             self.node(op, target, args, kwargs)
@@ -226,6 +234,21 @@ class Capture(TorchFunctionMode):
         result = fresh(result, versions)
         self.bind(result, self.node(op, target, args, kwargs))
         return result
+
+    def detached(self, args: Any, kwargs: Any) -> Any:
+        """Return the operands of a call that overwrites a tensor in a block of torch.no_grad(), as it reads them.
+
+        The graph runs with gradients: a running average would drag the history of all steps along.
+        """
+
+        def read(node: fx.Node) -> fx.Node:
+            tensor = self.fakes.get(node)
+            if node is written or tensor is None or not tensor.is_floating_point():
+                return node
+            return self.node("call_method", "detach", (node,))
+
+        written = kwargs.get("out", next(iter((*args, *kwargs.values()))))
+        return fx.map_arg(args, read), fx.map_arg(kwargs, read)
 
     def note_reading(self, func: Any, args: Any, result: Any) -> None:
         """Note what a call told the model's Python: sizes, or the values of constants."""
@@ -324,6 +347,11 @@ def fresh(result: Any, versions: list[tuple[Tensor, int]]) -> Any:
     return map_leaves(
         lambda leaf: torch.ops.aten.alias(leaf) if isinstance(leaf, Tensor) and id(leaf) in unchanged else leaf, result
     )
+
+
+def _is_buffer(root: nn.Module, path: str) -> bool:
+    owner, _, name = path.rpartition(".")
+    return name in root.get_submodule(owner)._buffers
 
 
 def _members(root: nn.Module) -> Iterator[tuple[int, str]]:

@@ -45,6 +45,8 @@ def is_empty(module: nn.Module) -> bool:
 
 def is_frozen_norm(module: nn.Module) -> bool:
     """Say whether a module is a BatchNorm all of whose parameters are buffers."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     return set(module._buffers) == _FROZEN_NORM and not any(p is not None for p in module._parameters.values())
 
 

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from qatc.arguments import Arguments
+from qatc.copies import copied
 from qatc.errors import QatcError, TraceError
 from qatc.nested import tensors
 from qatc.tracing import training
@@ -42,17 +43,18 @@ def traced(root: nn.Module, model: nn.Module, inputs: Arguments) -> Traced:
     if (first.reads_sizes or first.sizes.fixed_batch()) and not opaque:
         best, fixed = _with_all_sizes(root, inputs, first)
     lost = unreached(root, best.graph)
-    if lost and best.anonymous:
+    if lost and (best.anonymous or best.attributes):
         with _without_caches(root):
             again = _retried(root, inputs, opaque)
         if again is not None and len(unreached(root, again.graph)) < len(lost):
             best, lost = again, unreached(root, again.graph)
     notes = [*best.sizes.specialised(), *filter(None, [fixed])]
     notes += [f"{place} reads the value of a constant: it is part of the graph" for place in best.values_read]
+    notes += best.given
     warnings = best.notes
     if place := best.sizes.fixed_batch():
         warnings.append(f"the batch is fixed to that of the example inputs, at {place}")
-    if lost and (line := check_reached(model, lost, inputs, best.anonymous)):
+    if lost and (line := check_reached(model, lost, inputs, best.anonymous, best.attributes)):
         warnings.append(line)
     if training.acts_differently(root):
         warnings += _follow_training(root, inputs, best, opaque)
@@ -124,10 +126,9 @@ def _follow_training(root: nn.Module, inputs: Arguments, best: Capture, opaque: 
 
 def _explained(error: Exception, model: nn.Module, inputs: Arguments) -> TraceError:
     name, place, first = type(model).__name__, place_of(error), (str(error).strip() or "no message").splitlines()[0]
-    modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.eval()(*inputs.args, **inputs.kwargs)
+            copied(model).eval()(*inputs.args, **inputs.kwargs)
     except Exception as own:
         what = f"{type(own).__name__}: {(str(own).strip() or 'no message').splitlines()[0]}"
         return TraceError(
@@ -136,9 +137,6 @@ def _explained(error: Exception, model: nn.Module, inputs: Arguments) -> TraceEr
             remedy="check shapes, types and names in example_inputs: a tensor, a tuple of positional arguments, or a "
             "dict of keyword arguments",
         )
-    finally:
-        for module, flag in modes.items():
-            module.training = flag
     if isinstance(error, (DataDependentOutputException, GuardOnDataDependentSymNode)):
         return TraceError(
             f"{name} cannot be traced: its Python decides on the values of a tensor",

@@ -1,12 +1,12 @@
 """The check that no parameter got lost: what trains in the model must be reached by the graph."""
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from qatc.arguments import Arguments
+from qatc.copies import copied
 from qatc.errors import TraceError
 from qatc.nested import tensors
 
@@ -28,12 +28,16 @@ def _within(name: str, live: set[str]) -> bool:
     return any(".".join(parts[:n]) in live for n in range(1, len(parts) + 1))
 
 
-def check_reached(model: nn.Module, lost: list[str], inputs: Arguments, anonymous: list[str]) -> str:
+def check_reached(
+    model: nn.Module, lost: list[str], inputs: Arguments, anonymous: list[str], attributes: list[str]
+) -> str:
     """Raise a `TraceError` if one of these parameters trains in the model; return a line if only a branch of training.
 
-    `anonymous` are constants of the graph that are no member of the model: what an earlier run kept.
+    `anonymous` are constants of the graph that are no member of the model: what an earlier run kept. `attributes` are
+    those that are tensors of a module, but neither parameters nor buffers: such a run may have kept them, too.
     """
-    in_eval = sorted(set(lost) & _with_gradient(model, inputs, training=False))
+    kept = _kept(model) if anonymous or attributes else set()
+    in_eval = sorted(set(lost) & (kept | _with_gradient(model, inputs, training=False)))
     in_training = sorted(set(lost) & _with_gradient(model, inputs, training=True)) if not in_eval else []
     if in_eval or (in_training and anonymous):
         names = in_eval or in_training
@@ -47,9 +51,24 @@ def check_reached(model: nn.Module, lost: list[str], inputs: Arguments, anonymou
     return ""
 
 
+def _kept(model: nn.Module) -> set[str]:
+    """Return the parameters that tensors kept by the model were computed from."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    waiting: list[Any] = [t.grad_fn for module in model.modules() for _, t in tensors(list(module.__dict__.values()))]
+    seen: set[Any] = {None}
+    found: set[str] = set()
+    while waiting:
+        step = waiting.pop()
+        if step not in seen:
+            seen.add(step)
+            found.add(names.get(id(getattr(step, "variable", None)), ""))
+            waiting += [before for before, _ in step.next_functions]
+    return found
+
+
 def _with_gradient(model: nn.Module, inputs: Arguments, training: bool) -> set[str]:
     """Return the parameters that a real run of a copy gives a gradient; none if it does not run."""
-    twin = copy.deepcopy(model).train(training)
+    twin = copied(model).train(training)
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             result: Any = twin(*inputs.args, **inputs.kwargs)

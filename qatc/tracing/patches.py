@@ -1,4 +1,4 @@
-"""What a TorchFunctionMode does not see: calls of modules, of autograd and scripted functions, and of len()."""
+"""What a TorchFunctionMode does not see: calls of modules, autograd and scripted functions, len(), from_numpy()."""
 
 import builtins
 import contextlib
@@ -38,6 +38,9 @@ def seen_by(capture: Capture) -> Iterator[None]:
             return written(*args, **kwargs)
         return _one_call(capture, lambda *a, **k: scripted_call(function, *a, **k), _plain(function), args, kwargs)
 
+    def constant(array: Any, _from_numpy: Any = torch.from_numpy) -> Any:
+        return capture.made_of_nothing(_from_numpy, (array,), {})
+
     torch.backends.mha.set_fastpath_enabled(False)  # one fused call for a whole Transformer layer
     try:
         with (
@@ -45,6 +48,7 @@ def seen_by(capture: Capture) -> Iterator[None]:
             mock.patch.object(torch.autograd.Function, "apply", classmethod(apply_function)),
             mock.patch.object(torch.jit.ScriptFunction, "__call__", call_scripted),
             mock.patch.object(builtins, "len", _length),
+            mock.patch.object(torch, "from_numpy", constant),
         ):
             yield
     finally:

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qatc.arguments import Arguments, batch_size
 from qatc.ir import TensorType, set_tensor_type
-from qatc.nested import map_tensors, tensors
+from qatc.nested import leaves, map_tensors, tensors
 from qatc.tracing.capture import Capture
 from qatc.tracing.opaque import Opaque
 from qatc.tracing.patches import seen_by
@@ -60,6 +60,8 @@ def _placeholders(capture: Capture, root: nn.Module, inputs: Arguments, all_size
         node = capture.node("placeholder", star + name, (value,) if plain else (), path=name)
         if plain:
             _expect(capture, node, value)
+        else:
+            capture.given += _numbers_in(name, value)
         capture.bind(fakes, node)
         for path, fake in given:
             full = f"{name}.{path}" if path else name
@@ -76,6 +78,12 @@ def _expect(capture: Capture, node: fx.Node, value: Any) -> None:
     holds = capture.node("call_function", same, (node, value))
     message = f"the model was prepared for {node.target}={value!r}"
     capture.node("call_function", torch._assert, (holds, message))
+
+
+def _numbers_in(name: str, value: Any) -> list[str]:
+    """Return a line for each number beside the tensors in a container, which the model may or may not have read."""
+    found = (leaf for leaf in leaves(value) if isinstance(leaf.value, bool | int | float | str))
+    return [f"the graph is made for {name}.{leaf.name}={leaf.value!r}" for leaf in found]
 
 
 def _size(sizes: Sizes, size: Any) -> int:
@@ -95,11 +103,12 @@ def _fake(capture: Capture, tensor: Tensor, batch: int | None, all_sizes: bool) 
 
 
 def _type(tensor: Tensor, sizes: Sizes) -> TensorType:
-    """Return a fake tensor's type: sizes that follow the batch are unknown, others are the example's."""
+    """Return a fake tensor's type: sizes that follow the batch, or values, are unknown, others are the example's."""
     shape = []
     for size in tensor.shape:
         expression = sizes.expression(size)
-        shape.append(None if sizes.follows_batch(expression) else sizes.number(expression))
+        open_ = sizes.follows_batch(expression) or not expression.free_symbols <= sizes.values().keys()
+        shape.append(None if open_ else sizes.number(expression))
     return TensorType(tensor.dtype, tuple(shape))
 
 

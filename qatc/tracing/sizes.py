@@ -1,10 +1,12 @@
 """Sizes that stay symbols while the model's Python runs, and the decisions on them that its code forces."""
 
+import itertools
 import math
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import sympy
@@ -23,7 +25,10 @@ Dynamic = Callable[[Tensor, int], bool]
 
 @dataclass(frozen=True)
 class Decision:
-    """A question on sizes that needed an answer: by the model's own code (`direct`), or inside an op."""
+    """A question on sizes that needed an answer.
+
+    `direct`: by the model's own code, or by an op that takes a number there, not a size; others are checks inside ops.
+    """
 
     expression: sympy.Basic
     answer: sympy.Basic
@@ -54,6 +59,7 @@ class Sizes(ShapeEnv):
         if len(self.guards) > known:
             outside = next((f for f in outward(sys._getframe(1)) if not is_framework(f.f_code.co_filename)), None)
             direct = self.asserting or (outside is not None and not is_ours(outside.f_code.co_filename))
+            direct = direct or _wants_number(sys._getframe(1))
             self.decisions.append(Decision(orig_expr, answer, *user_place("run"), direct))
             if len(self.decisions) > self.most_decisions:
                 raise TooManyDecisionsError
@@ -81,6 +87,12 @@ class Sizes(ShapeEnv):
     def number(self, expression: sympy.Basic) -> int:
         """Return the example's value of an expression."""
         return int(expression.xreplace(self.values()))
+
+    def example(self, value: Any) -> Any:
+        """Return the example's number for a size, anything else as it is."""
+        if isinstance(value, torch.SymInt):
+            return self.number(self.expression(value))
+        return float(self.expression(value).xreplace(self.values())) if isinstance(value, torch.SymFloat) else value
 
     def values(self) -> dict[Symbol, Any]:
         """Return the example's value of every symbol."""
@@ -119,6 +131,14 @@ class Sizes(ShapeEnv):
         return re.sub(r"\b[a-z]+\d+\b", lambda found: names.get(found[0], found[0]), printed)
 
 
+def _wants_number(frame: FrameType) -> bool:
+    """Say whether torch itself turns a size into a number, since an op takes no size there (a pool's kernel)."""
+    inner = (
+        f.f_code.co_name for f in itertools.takewhile(lambda f: is_framework(f.f_code.co_filename), outward(frame))
+    )
+    return "guard_int" in inner
+
+
 def symbolic(sizes: Sizes, fake_mode: Any, tensor: Tensor, dynamic: list[bool]) -> Tensor:
     """Return a fake tensor with a symbol for every dimension that is dynamic."""
     kinds = [DimDynamic.DYNAMIC if d else DimDynamic.STATIC for d in dynamic]
@@ -133,6 +153,30 @@ class _Python(PythonReferenceAnalysis):
     def to_dtype(x: Any, dtype: torch.dtype) -> Any:
         """Return the number itself."""
         return x
+
+    @staticmethod
+    def int_truediv(a: Any, b: Any) -> Any:
+        """Return the fraction."""
+        return a / b
+
+    @staticmethod
+    def floor_to_int(x: Any, dtype: torch.dtype) -> Any:
+        """Return the whole number below."""
+        return _called(math.floor, x)
+
+    @staticmethod
+    def ceil_to_int(x: Any, dtype: torch.dtype) -> Any:
+        """Return the whole number above."""
+        return _called(math.ceil, x)
+
+    @staticmethod
+    def round_to_int(a: Any, dtype: torch.dtype) -> Any:
+        """Return the nearest whole number."""
+        return _called(round, a)
+
+
+def _called(function: Callable[[Any], Any], x: Any) -> Any:
+    return x.tracer.create_proxy("call_function", function, (x,), {}) if isinstance(x, fx.Proxy) else function(x)
 
 
 def emit(expression: sympy.Basic, size_node: Callable[[Symbol], fx.Node]) -> Any:

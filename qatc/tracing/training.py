@@ -33,14 +33,24 @@ def follow(graph: fx.Graph, trained: fx.Graph) -> list[str]:
     """Give the graph the dropouts of the one of training mode; return a line for what else that does more or less."""
     mine, theirs = _keyed(graph), _keyed(trained)
     twin = {node: mine[key] for key, node in theirs.items() if key in mine}
+    less = [node for key, node in mine.items() if key not in theirs]
     more: list[fx.Node] = []
     for key, node in theirs.items():
         if key in mine:
             _take_probability(mine[key], node)
+        elif (same := _same_call(node, less, twin)) is not None:  # on another line: what a cache is filled with
+            twin[node] = same
+            less.remove(same)
         elif not (_is_dropout(node) and _insert_dropout(graph, node, twin)):
             more.append(node)
-    less = [node for key, node in mine.items() if key not in theirs]
     return [*_lines(more, "only in training"), *_lines(less, "only in eval mode")]
+
+
+def _same_call(trained: fx.Node, others: list[fx.Node], twin: dict[fx.Node, fx.Node]) -> fx.Node | None:
+    """Return the node among the others that computes the same of the same."""
+    args, kwargs = fx.map_arg((trained.args, trained.kwargs), lambda node: twin.get(node, node))
+    called = (trained.op, trained.target, args, kwargs)
+    return next((node for node in others if (node.op, node.target, node.args, node.kwargs) == called), None)
 
 
 def _keyed(graph: fx.Graph) -> dict[Key, fx.Node]:
@@ -99,7 +109,11 @@ def _lines(nodes: list[fx.Node], when: str) -> list[str]:
     places: dict[tuple[str, str], None] = {}
     for node in nodes:
         counter = any(str(n.target).endswith("num_batches_tracked") for n in node.all_input_nodes)
-        if node.op in ("call_module", "call_function") and ir.tensor_type(node) is not None and not counter:
+        if (
+            node.op in ("call_module", "call_function", "call_method")
+            and ir.tensor_type(node) is not None
+            and not counter
+        ):
             source = ir.source_of(node)
             places[(source.path, source.location)] = None
     return [
