@@ -99,14 +99,15 @@ def follow_device(graph: fx.Graph) -> None:
     first = next((n for n in graph.nodes if n.op in ("placeholder", "call_function") and ir.tensor_type(n)), None)
     if first is None:
         return
-    device: fx.Node | None = None
+    with graph.inserting_after(first):
+        device = graph.call_function(getattr, (first, "device"))
+    ir.set_source(device, ir.source_of(first))
     for node in list(graph.nodes):
         if node.op == "call_function" and isinstance(node.kwargs.get("device"), torch.device | str):
-            if device is None:
-                with graph.inserting_after(first):
-                    device = graph.call_function(getattr, (first, "device"))
-                ir.set_source(device, ir.source_of(first))
             node.kwargs = {**node.kwargs, "device": device}
+        elif node.op == "call_method" and node.target == "to" and not _follows(node.args[0]):
+            node.args = tuple(device if _is_cpu(arg) else arg for arg in node.args)
+            node.kwargs = {k: device if _is_cpu(v) else v for k, v in node.kwargs.items()}
         elif node.op == "call_method" and node.target == "to" and isinstance(node.args[0], fx.Node):
             rest = [arg for arg in node.args[1:] if not _is_cpu(arg)]
             kwargs = {k: v for k, v in node.kwargs.items() if k != "device" or not _is_cpu(v)}
@@ -117,6 +118,20 @@ def follow_device(graph: fx.Graph) -> None:
             else:
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
+    if not device.users:
+        graph.erase_node(device)
+
+
+def _follows(value: Any) -> bool:
+    """Say whether a tensor is on the inputs' device whatever it is: computed from what is, or made there."""
+    waiting, seen = [value], set()
+    while waiting:
+        node = waiting.pop()
+        if node.op in ("placeholder", "get_attr", "call_module") or "device" in node.kwargs:
+            return True
+        seen.add(node)
+        waiting += [n for n in node.all_input_nodes if ir.tensor_type(n) is not None and n not in seen]
+    return False
 
 
 def _is_cpu(value: Any) -> bool:

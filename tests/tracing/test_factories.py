@@ -51,16 +51,16 @@ def test_what_depends_on_sizes_is_computed_and_follows_them() -> None:
 
 
 class Moved(Grid):
-    """Moved by `to`, with the device as a text, and as an attribute."""
+    """Made where torch makes tensors, and moved by `to` in its forms."""
 
     def forward(self, x: Tensor) -> Any:
         b, _, h, w = x.shape
-        grid = torch.rand(1, 1, h, w).to(x.device) * 0 + torch.zeros(b, 1, h, w, device="cpu")
-        ones = torch.ones(b, 1, h, w).to(device=x.device, dtype=x.dtype)
-        return self.conv(torch.cat([x, grid, ones.cpu()], 1)).to("cpu")
+        zeros = torch.zeros(b, 1, h, w).to(x.device) + torch.tensor(0.5)
+        ones = torch.ones(b, 1, h, w, dtype=torch.int64).to(device=x.device, dtype=x.dtype)
+        return self.conv(torch.cat([x, zeros, ones], 1)) + torch.arange(w).to(x.device, x.dtype)
 
 
-@pytest.mark.parametrize("kind", [Grid, Shaped])
+@pytest.mark.parametrize("kind", [Grid, Shaped, Moved])
 def test_the_device_is_that_of_the_inputs(kind: type[nn.Module]) -> None:
     gm = trace(randomise(kind()), images())
     moved = copy.deepcopy(gm).to("meta")

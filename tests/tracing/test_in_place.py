@@ -105,6 +105,13 @@ class DropPath(nn.Module):
         return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(1 - self.drop_prob) / (1 - self.drop_prob)
 
 
+class HalfDropPath(nn.Module):
+    """Names its probability nowhere."""
+
+    def forward(self, x: Tensor) -> Any:
+        return x * torch.bernoulli(torch.full((x.shape[0], 1, 1, 1), 0.5)) / 0.5 if self.training else x
+
+
 class FunctionalDropout(nn.Module):
     def forward(self, x: Tensor) -> Any:
         return F.dropout(x, 0.5, self.training)
@@ -112,7 +119,7 @@ class FunctionalDropout(nn.Module):
 
 @pytest.mark.parametrize(
     "drop",
-    [nn.Dropout(0.5), nn.Dropout2d(0.5), DropPath(), FunctionalDropout(), nn.Identity()],
+    [nn.Dropout(0.5), nn.Dropout2d(0.5), DropPath(), HalfDropPath(), FunctionalDropout(), nn.Identity()],
     ids=lambda drop: type(drop).__name__,
 )
 def test_a_residual_does_not_go_through_a_dropout_that_gives_its_input_back(drop: nn.Module) -> None:
