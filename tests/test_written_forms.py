@@ -106,7 +106,7 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 # They give dimension 0 a size of 4.
-FIX_THE_BATCH = ("view of a tuple", "reshape by name")
+FIX_THE_BATCH = ("view of a tuple", "reshape by name", "take_along_dim", "contiguous", "the whole added to")
 
 
 class Written(nn.Module):
