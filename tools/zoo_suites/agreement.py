@@ -1,6 +1,5 @@
 """Whether two forms of a model are one function: outputs in eval, gradients and statistics in training."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -131,7 +130,7 @@ def matched(reached: Iterable[Names], found: Mapping[Names, Tensor]) -> dict[str
 
 def check_step(expected: Step, found: Step) -> None:
     """Raise `Disagreement` unless the same gradients reach the same parameters, and statistics move alike."""
-    if not _same_draws(expected.draws, found.draws):
+    if expected.draws != found.draws:
         raise Disagreement(f"in training it draws {_draws(found.draws)} instead of {_draws(expected.draws)}")
     others = matched(expected.gradients, found.gradients)
     greatest = max((float(g.abs().max()) for g in expected.gradients.values() if g.numel()), default=0.0)
@@ -145,12 +144,6 @@ def check_step(expected: Step, found: Step) -> None:
             raise Disagreement(f"{name} does not move in training")
         if not torch.allclose(buffer.float(), found.buffers[name].float(), rtol=1e-2, atol=1e-4):
             raise Disagreement(f"{name} moves otherwise in training")
-
-
-def _same_draws(expected: Counter[str], found: Counter[str]) -> bool:
-    """Compare by kind; random numbers may have become a module that drops with a rate, which they do not show."""
-    lost, new = expected - found, found - expected
-    return lost == new or (set(lost) <= {"rand", "rand_like"} and lost.total() == new.total())
 
 
 def _draws(counts: Mapping[str, int]) -> str:

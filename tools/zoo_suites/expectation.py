@@ -35,6 +35,8 @@ _DROPPING: dict[Callable[..., Any], tuple[_Parameter, _Parameter]] = {
     F.scaled_dot_product_attention: (_Parameter(4, "dropout_p", 0.0), _Parameter(99, "", True)),
     F.multi_head_attention_forward: (_Parameter(10, "dropout_p", 0.0), _Parameter(13, "training", True)),
 }  # fmt: skip
+_ADDING = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__})
+_FLOORING = frozenset({torch.floor, Tensor.floor, Tensor.floor_})
 
 
 class Expectation(TorchFunctionMode):
@@ -43,6 +45,9 @@ class Expectation(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.drawn: Counter[str] = Counter()
+        # Kept, so that no other tensor gets their ids: uniform random numbers, and these with a number added.
+        self._uniform: dict[int, Tensor] = {}
+        self._shifted: dict[int, tuple[Tensor, float]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -58,12 +63,18 @@ class Expectation(TorchFunctionMode):
             keeps = _Parameter(1, "p", 0.5).of(args, kwargs)
             self._note(1 - keeps)
             return args[0].fill_(keeps)
-        elif func in (torch.rand, torch.rand_like):  # floor(rate kept + this) is then 1
-            drawn = func(*args, **kwargs)
-            if drawn.numel() > 1:  # a lone number is for the model's Python to decide by, which no graph does
-                self.drawn[func.__name__] += 1
-            return drawn.fill_(0.999)
-        return func(*args, **kwargs)
+        elif func in _FLOORING and id(args[0]) in self._shifted:  # the other way to draw such a mask
+            _, keeps = self._shifted[id(args[0])]
+            self._note(1 - keeps)
+            return args[0].fill_(keeps)
+        result = func(*args, **kwargs)
+        if func in (torch.rand, torch.rand_like):
+            self._uniform[id(result)] = result
+        elif func in _ADDING and len(args) == 2:
+            numbers = [arg for arg in args if isinstance(arg, int | float)]
+            if numbers and any(id(arg) in self._uniform for arg in args):
+                self._shifted[id(result)] = (result, float(numbers[0]))
+        return result
 
     def _note(self, rate: float) -> None:
         self.drawn[f"rate {rate:.6g}"] += 1
