@@ -33,9 +33,8 @@ class FuseConvBnAct(Pass):
 
     def run(self, gm: fx.GraphModule) -> bool:
         """Rewrite the graph; return whether anything changed."""
-        dropped = drop_identities(gm)
-        name_output_sizes(gm)
-        return bool(apply(gm, RULES)) or dropped
+        prepared = [drop_identities(gm), name_output_sizes(gm)]
+        return bool(apply(gm, RULES)) or any(prepared)
 
 
 def drop_identities(gm: fx.GraphModule) -> bool:
@@ -51,12 +50,17 @@ def drop_identities(gm: fx.GraphModule) -> bool:
     return dropped
 
 
-def name_output_sizes(gm: fx.GraphModule) -> None:
+def name_output_sizes(gm: fx.GraphModule) -> bool:
     """Pass the output size of a transposed convolution by its name: behind the input, a fused layer takes others."""
+    named = False
     for node, module in ir.module_calls(gm):
         if isinstance(module, TRANSPOSED) and len(node.args) > 1:
             first, size = node.args
             node.args, node.kwargs = (first,), {**node.kwargs, "output_size": size}
+            named = True
+    if named:
+        gm.recompile()
+    return named
 
 
 def fuse(gm: fx.GraphModule, layer: fx.Node, bn: fx.Node | None, act: fx.Node | None) -> bool:

@@ -221,9 +221,9 @@ class Guarded(nn.Module):
         super().__init__()
         self.op = op
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **sizes: Any) -> Tensor:
         """Return the op's output."""
-        return unchanged(self.op(*inputs))
+        return unchanged(self.op(*inputs, **sizes))
 
 
 def unchanged(y: Tensor) -> Tensor:

@@ -6,15 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from inline_snapshot import snapshot
-from torch import nn
+from torch import Tensor, nn
 
 import qatc
 from qatc.lowering import lowered_proto, verify
+from qatc.passes import qat_pipeline
+from qatc.prepared import PreparedFor, remember
+from qatc.spec import config_of
+from qatc.targets import target_of
+from qatc.trace import trace
 from tests.batch_norm_models import Frozen, GivenStatistics, OneBatchNormTwoDresses, behind_conv
 from tests.given_weights import Conditional, FunctionalOnly, Packed, Parametrized, StandardisedBlock, Tied
 from tests.models import conv, images
 from tests.passes.test_fuse_transposed import Up
-from tests.prepared import every_target, prepared
+from tests.prepared import every_target, prepared, reasons
 
 MODELS = {
     "functional": FunctionalOnly, "standardised": StandardisedBlock, "packed": Packed, "parametrized": Parametrized,
@@ -62,6 +67,25 @@ def test_names_of_the_file_are_those_of_the_users_modules() -> None:
     assert [n.name for n in proto.graph.node if n.op_type in ("Conv", "Add")] == snapshot(
         ["stem.conv2d/Conv", "body.conv2d/Conv", "add/Add", "head/Conv"]
     )
+
+
+class Doubled(nn.ConvTranspose2d):
+    """A layer of the user's that computes in a way of its own, as a module that a tracer would leave whole."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return 2 * super().forward(x, output_size)
+
+
+def test_a_subclass_that_computes_otherwise_is_float_and_guarded() -> None:
+    model = nn.Sequential(conv(3, 4), nn.ConvTranspose2d(4, 4, 2, stride=2), conv(4, 4))
+    gm = trace(model, images())
+    gm.get_submodule("1").__class__ = Doubled
+    target, config = target_of("onnxruntime"), config_of("w8a8")
+    qat_pipeline(target, config).run(gm)
+    remember(gm, PreparedFor(target, config))
+    qatc.calibrate(gm, [images()], progress=False)
+    assert reasons(gm) == {"1": "Doubled computes in a way of its own"}
+    assert verify(gm, lowered_proto(gm), {"input": images(8, 3, 8, 8).numpy()}).passed
 
 
 @every_target

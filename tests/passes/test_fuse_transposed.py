@@ -112,6 +112,26 @@ def test_the_size_asked_for_goes_by_its_name() -> None:
         assert gm.eval()(images(2, 3, size, size)).shape[-1] == size
 
 
+def test_a_size_given_by_its_place_is_named_where_nothing_fuses() -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.up = conv(3, 8, stride=2), nn.ConvTranspose2d(8, 4, 3, stride=2, padding=1)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.up(self.down(x), x.shape[2:])
+
+    check_pass(
+        FuseConvBnAct(),
+        Alone(),
+        snapshot("""\
+-%up = ConvTranspose2d(%down, (%size, %size_1)) : f32[N,4,8,8]  k3 s2 p1  # up
++%up = ConvTranspose2d(%down, output_size=(%size, %size_1)) : f32[N,4,8,8]  k3 s2 p1  # up
+"""),
+        before=BEFORE,
+    )
+
+
 def test_it_is_quantized_on_tensorrt_along_axis_1_and_float_on_onnxruntime() -> None:
     assert str(specs(placed(Up(), "tensorrt"))["up.weight_quantizer"]) == "s8/ch1"
     assert reasons(placed(Up())) == snapshot({"up": "ConvTranspose has no integer kernel"})
