@@ -132,6 +132,8 @@ def _unchanged(root: nn.Module, training: bool) -> Iterator[None]:
     """Run the block with the model in one mode and no gradients to keep; then give it back everything it had."""
     before = [(module, _shallow(module.__dict__)) for module in root.modules()]
     wanted = [(p, p.requires_grad) for p in root.parameters()]
+    # Fake tensors of one element know its value, and writing to them (a BatchNorm's counter) writes to the model's.
+    single = [(buffer, buffer.clone()) for buffer in root.buffers() if buffer.numel() == 1]
     for parameter, _ in wanted:
         parameter.requires_grad_(False)
     root.train(training)
@@ -141,6 +143,8 @@ def _unchanged(root: nn.Module, training: bool) -> Iterator[None]:
         for module, state in before:
             module.__dict__.clear()
             module.__dict__.update(state)
+        for buffer, value in single:
+            buffer.copy_(value)
         for parameter, flag in wanted:
             parameter.requires_grad_(flag)
 

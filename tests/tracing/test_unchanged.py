@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -161,3 +162,19 @@ def test_torch_is_as_it_was_after_an_error() -> None:
     model = Fails()
     assert [attribute() for attribute in attributes][:-1] == before[:-1]
     del model
+
+
+class Counting(nn.BatchNorm2d):
+    """Counts its steps by itself, as timm's BatchNormAct2d does."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, self.training)
+
+
+def test_a_run_in_training_mode_counts_no_step() -> None:
+    gm = trace(nn.Sequential(nn.Conv2d(3, 4, 3), Counting(4), Counting(4)), torch.zeros(2, 3, 8, 8))
+    counters = [value for name, value in gm.state_dict().items() if name.endswith("num_batches_tracked")]
+    assert [int(value) for value in counters] == [0, 0]
