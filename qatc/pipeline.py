@@ -27,7 +27,7 @@ class Pass:
     breaks: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, gm: fx.GraphModule) -> bool:
-        """Rewrite the graph; return whether anything changed."""
+        """Rewrite the graph; return whether anything changed. Each pass defines its own."""
         raise NotImplementedError
 
     def __str__(self) -> str:

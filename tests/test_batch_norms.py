@@ -188,32 +188,23 @@ return %relu_q
 
 
 def library_norms() -> dict[str, nn.Module]:
-    """Return the BatchNorms of torchvision, timm and transformers; those of a library that is missing are left out."""
+    """Return the BatchNorms of torchvision, timm and transformers."""
     torchvision_models()
-    from torchvision.ops import FrozenBatchNorm2d  # noqa: PLC0415  (needs the shim)
+    from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d  # noqa: PLC0415  (torchvision needs the shim)
+    from torchvision.ops import FrozenBatchNorm2d  # noqa: PLC0415
+    from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d  # noqa: PLC0415
 
-    found: dict[str, nn.Module] = {"torchvision": FrozenBatchNorm2d(4, eps=1e-3)}
-    try:
-        from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d  # noqa: PLC0415
-
-        found["timm"] = BatchNormAct2d(4, eps=1e-3, act_layer=nn.ReLU)
-        found["timm, frozen"] = FrozenBatchNormAct2d(4, act_layer=nn.ReLU)
-    except ImportError:
-        pass
-    try:
-        from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d  # noqa: PLC0415
-
-        found["transformers"] = DetrFrozenBatchNorm2d(4)
-    except ImportError:
-        pass
-    return found
+    return {
+        "torchvision": FrozenBatchNorm2d(4, eps=1e-3),
+        "timm": BatchNormAct2d(4, eps=1e-3, act_layer=nn.ReLU),
+        "timm, frozen": FrozenBatchNormAct2d(4, act_layer=nn.ReLU),
+        "transformers": DetrFrozenBatchNorm2d(4),
+    }
 
 
 @pytest.mark.parametrize("name", ["torchvision", "timm", "timm, frozen", "transformers"])
 def test_those_of_the_libraries_fuse(name: str) -> None:
     norms = library_norms()
-    if name not in norms:
-        pytest.skip(f"{name.partition(',')[0]} is not installed")
     model = behind_conv(randomise(norms[name]))
     with torch.no_grad():
         for buffer, value in norms[name].named_buffers():

@@ -80,7 +80,7 @@ def test_tensors_in_containers_are_moved_to_the_models_device(kind: type[nn.Modu
     )
     qatc.calibrate(gm, [samples(1)[kind]], progress=False)
     gm.to("meta")
-    with pytest.raises((RuntimeError, NotImplementedError, CalibrationError)):
+    with pytest.raises(RuntimeError, match="meta tensors"):
         qatc.calibrate(gm, [samples(1)[kind]], progress=False)
     count = len(tensors(samples(1)[kind]))
     assert {str(d) for d in seen[:count]} == {"cpu"}

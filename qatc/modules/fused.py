@@ -97,7 +97,7 @@ class Fused(nn.Module):
         return result
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
-        """Apply the torch layer with another weight and bias."""
+        """Apply the torch layer with another weight and bias; each layer defines its own."""
         raise NotImplementedError
 
     def own(self, weight: Tensor | None, bias: Tensor | None) -> Folded:

@@ -75,18 +75,18 @@ class Quantizer(nn.Module):
         return fake_quantize(x, grid, self.spec)
 
     def record(self, x: Tensor, site: int) -> None:
-        """Collect what `settle` needs from one batch."""
+        """Collect what `settle` needs from one batch; each quantizer defines its own."""
         raise NotImplementedError
 
     def settle(self) -> None:
         """Turn what was recorded into the first range."""
 
     def observe(self, x: Tensor, site: int) -> None:
-        """Follow the data of one training batch."""
+        """Follow the data of one training batch; each quantizer defines its own."""
         raise NotImplementedError
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
-        """Return scale and zero point as they are now; x is only read by those that follow it."""
+        """Return scale and zero point as they are now; x is only read by those that follow it. Each defines its own."""
         raise NotImplementedError
 
     def with_spec(self, spec: QuantSpec, sites: int | None = None) -> "Quantizer":

@@ -290,7 +290,7 @@ class Capture(TorchFunctionMode):
             self.opaque[path] = Opaque.of(path, module, error, place_of(error), weights_hidden(module))
             try:
                 return self.leaf(module, path, args, kwargs)
-            except Exception:
+            except Exception:  # nor does it run alone: the first failure is told, and the caller may become the leaf
                 del self.opaque[path]
                 raise error from None
         finally:

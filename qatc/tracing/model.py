@@ -93,7 +93,7 @@ def _with_all_sizes(root: nn.Module, inputs: Arguments, first: Capture) -> tuple
 def _retried(root: nn.Module, inputs: Arguments, opaque: dict[str, Opaque]) -> Capture | None:
     try:
         return run(root, inputs, opaque, all_sizes=False, training=False)
-    except Exception:
+    except Exception:  # what was taken away was no cache: the first graph stands, and its lost parameters are judged
         return None
 
 

@@ -16,10 +16,12 @@ def unreached(root: nn.Module, graph: fx.Graph) -> list[str]:
     live: set[str] = set()
     wanted = {node for node in graph.nodes if node.op == "output"}
     for node in reversed(graph.nodes):
-        if node in wanted or node.op == "call_module" or not node.users:
+        writes = not node.users and node.op in ("call_function", "call_method")  # dead ones are dropped already
+        if node in wanted or writes:
             wanted |= set(node.all_input_nodes)
             live.add(str(node.target))
-    reached = {id(p) for name, p in root.named_parameters() if _within(name, live)}
+    # A tied parameter is reached by any of its names.
+    reached = {id(p) for name, p in root.named_parameters(remove_duplicate=False) if _within(name, live)}
     return [name for name, p in root.named_parameters() if id(p) not in reached]
 
 
@@ -31,14 +33,18 @@ def _within(name: str, live: set[str]) -> bool:
 def check_reached(
     model: nn.Module, lost: list[str], inputs: Arguments, anonymous: list[str], attributes: list[str]
 ) -> str:
-    """Raise a `TraceError` if one of these parameters trains in the model; return a line if only a branch of training.
+    """Raise a `TraceError` if one of these parameters trains in the model; return a line to warn of otherwise.
+
+    It says which are used in a branch of training alone, or that the model's own run failed, so that nobody knows.
 
     `anonymous` are constants of the graph that are no member of the model: what an earlier run kept. `attributes` are
     those that are tensors of a module, but neither parameters nor buffers: such a run may have kept them, too.
     """
     kept = _kept(model) if anonymous or attributes else set()
-    in_eval = sorted(set(lost) & (kept | _with_gradient(model, inputs, training=False)))
-    in_training = sorted(set(lost) & _with_gradient(model, inputs, training=True)) if not in_eval else []
+    evaluated = _with_gradient(model, inputs, training=False)
+    trained = _with_gradient(model, inputs, training=True)
+    in_eval = sorted(set(lost) & (kept | (set() if isinstance(evaluated, Exception) else evaluated)))
+    in_training = [] if in_eval or isinstance(trained, Exception) else sorted(set(lost) & trained)
     if in_eval or (in_training and anonymous):
         names = in_eval or in_training
         raise TraceError(
@@ -48,7 +54,14 @@ def check_reached(
         )
     if in_training:
         return f"{len(in_training)} parameters are used only in training and left out: {', '.join(in_training[:5])}"
-    return ""
+    failed = next((e for e in (evaluated, trained) if isinstance(e, Exception)), None)
+    if failed is None:
+        return ""
+    first = (str(failed).strip() or "no message").splitlines()[0]
+    return (
+        f"{len(lost)} parameters are not in the graph ({', '.join(lost[:5])}), and whether the model trains them "
+        f"is not known: its own run on the example inputs failed with {type(failed).__name__}: {first}"
+    )
 
 
 def _kept(model: nn.Module) -> set[str]:
@@ -66,8 +79,8 @@ def _kept(model: nn.Module) -> set[str]:
     return found
 
 
-def _with_gradient(model: nn.Module, inputs: Arguments, training: bool) -> set[str]:
-    """Return the parameters that a real run of a copy gives a gradient; none if it does not run."""
+def _with_gradient(model: nn.Module, inputs: Arguments, training: bool) -> set[str] | Exception:
+    """Return the parameters that a real run of a copy gives a gradient; what it raised if it does not run."""
     twin = copied(model).train(training)
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -77,6 +90,6 @@ def _with_gradient(model: nn.Module, inputs: Arguments, training: bool) -> set[s
             )
             if isinstance(total, Tensor):
                 total.backward()
-    except Exception:
-        return set()
+    except Exception as error:  # whatever the user's model raises: the caller says so
+        return error
     return {name for name, p in twin.named_parameters() if p.grad is not None}

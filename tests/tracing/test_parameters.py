@@ -154,3 +154,41 @@ def test_parameters_in_lists_of_tensors_are_members_of_the_model() -> None:
     gm = trace(model, images(4, 6))
     assert {"weights.0", "weights.1"} <= set(targets(gm, "get_attr"))
     check_same(model, gm, images(4, 6))
+
+
+class TiedByPart(nn.Module):
+    """The first name of the tied weight is of a module that is never called (T5's shared embedding)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.fc = nn.Embedding(6, 6), nn.Linear(6, 6)
+        self.fc.weight = self.shared.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(x)
+        return result
+
+
+def test_a_tied_parameter_is_reached_by_any_of_its_names() -> None:
+    gm = trace(TiedByPart(), torch.randn(2, 6))
+    gm(torch.randn(2, 6)).sum().backward()
+    assert gm.get_parameter("fc.weight").grad is not None
+
+
+class TrainsAloneAndFails(nn.Module):
+    """Cannot run for real, so that nobody can tell whether it trains what its graph lacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.other = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if type(x) is Tensor:
+            raise RuntimeError("no device for this")
+        result: Tensor = self.fc(x)
+        return result
+
+
+def test_where_the_model_does_not_run_it_is_said_that_lost_parameters_are_not_judged() -> None:
+    with pytest.warns(QatcWarning, match=r"2 parameters are not in the graph .*no device for this"):
+        trace(TrainsAloneAndFails(), torch.randn(2, 6))
