@@ -26,6 +26,7 @@ examples:
   tools/zoo --suite classics                                 all of a suite, as many at a time as there are cores
   tools/zoo --suite torchvision --models 'resnet*' --jobs 1  some of it
   tools/zoo --suite all --output docs/zoo.md                 every suite, the tables into a document
+  tools/zoo --suite all --resume run.jsonl                   go on where a run ended; what failed there runs again
   tools/zoo --suite my.package.suite                         a suite of your own: a module with a function `entries`
 
 exit code: 0; 1 if a model that is known to pass failed; 2 if what was asked for does not exist; 130 after Ctrl-C
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise BadRequest(f"no model of {', '.join(suites)} matches {asked}; tools/zoo --list prints them")
         if args.output and (args.output.suffix not in (".md", ".json") or not args.output.parent.is_dir()):
             raise BadRequest(f"cannot write {args.output}: name a file.md or file.json in a folder that exists")
+        done = _read(args.resume) if args.resume else {}
     except (BadRequest, UnknownSuite) as error:
         print(f"zoo: error: {error}", file=sys.stderr)
         return 2
@@ -56,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(job.name for job in jobs))
         return 0
     results: Results = {suite: [] for suite in suites}
-    whole = _run(jobs, results, args.jobs, args.limit_seconds)
+    for job in jobs:
+        if job in done and done[job].passed:
+            results[job.suite].append(done[job])
+    whole = _run(jobs, results, args)
     print(
         "\n\n".join(f"{table(outcomes)}\n{summary(suite, outcomes)}" for suite, outcomes in results.items() if outcomes)
     )
@@ -84,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--limit-seconds", type=_positive, default=900, metavar="S", help="for one model (default: %(default)s)"
     )
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="note each result there at once; what passed there is not run again"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables to a .md, or all data to a .json")
     parser.add_argument(
         "--known", type=Path, metavar="FILE", help="the list of models known to pass (default: its own)"
@@ -99,20 +107,25 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _run(jobs: list[Job], results: Results, parallel: int, limit: int) -> bool:
-    """Run the models into `results`; return whether all of them were, or the run was interrupted."""
+def _run(jobs: list[Job], results: Results, args: argparse.Namespace) -> bool:
+    """Run the models that have no result yet; return whether all of them were, or the run was interrupted."""
     order = {job: i for i, job in enumerate(jobs)}
+    known = {Job(suite, outcome.name) for suite, outcomes in results.items() for outcome in outcomes}
+    left = [job for job in jobs if job not in known]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the processes of the models, too
-    with tempfile.TemporaryDirectory() as folder, tqdm(total=len(jobs), disable=None, unit="model") as bar:
+    with tempfile.TemporaryDirectory() as folder, tqdm(total=len(left), disable=None, unit="model") as bar:
 
         def done(job: Job, outcome: Outcome) -> None:
             results[job.suite].append(outcome)
+            if args.resume:
+                with args.resume.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps({"suite": job.suite, **outcome.data()}) + "\n")
             bar.update()
             if not bar.disable:
                 bar.write(f"{job.name}: {state(outcome)}{f': {outcome.reason}' if outcome.reason else ''}")
 
         try:
-            run_all(jobs, Path(folder), parallel, limit, done)
+            run_all(left, Path(folder), args.jobs, args.limit_seconds, done)
         except KeyboardInterrupt:
             print("zoo: interrupted; these are the models that were done", file=sys.stderr)
             return False
@@ -120,6 +133,22 @@ def _run(jobs: list[Job], results: Results, parallel: int, limit: int) -> bool:
             for suite, outcomes in results.items():
                 outcomes.sort(key=lambda outcome: order[Job(suite, outcome.name)])
     return True
+
+
+def _read(path: Path) -> dict[Job, Outcome]:
+    """Return the last result of each model in the file of a run; none where there is no file yet."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise BadRequest(f"cannot write {path}: name a file in a folder that exists")
+    found = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            data = json.loads(line)
+            job = Job(data.pop("suite"), data["name"])
+            found[job] = Outcome(**data)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BadRequest(f"{path}, line {number}, is no result of tools/zoo: {error}") from error
+    return found
 
 
 def _write(path: Path, results: Results) -> None:

@@ -132,3 +132,29 @@ def test_every_model_known_to_pass_is_one_of_its_suite(suite: str) -> None:
     names = [entry.name for entry in entries(suite)]
     assert len(set(names)) == len(names)
     assert read_known(known_file(suite)) <= set(names)
+
+
+def test_a_run_goes_on_where_another_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    notes, ran = tmp_path / "run.jsonl", []
+
+    def fake(jobs: list[Job], folder: Path, parallel: int, limit: float, done: object) -> None:
+        assert callable(done)
+        ran.append([job.name for job in jobs])
+        for job in jobs:
+            first = len(ran) == 1
+            done(job, Outcome(job.name, "verify", reason="it parts" if first and job.name == "broken" else ""))
+            if first and job.name == "broken":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(zoo, "run_all", fake)
+    given = ["--suite", SUITE, "--models", "good", "broken", "large", "--resume", str(notes)]
+    given += ["--known", str(tmp_path / "none.txt")]
+    assert zoo.main(given) == 130
+    assert zoo.main(given) == 0
+    assert ran == [["good", "broken", "large"], ["broken", "large"]]
+    assert "3 of 3 passed" in capsys.readouterr().out
+    assert len(notes.read_text().splitlines()) == 4
+
+    notes.write_text('{"suite": "classics"}\n')
+    assert zoo.main(given) == 2
+    assert "run.jsonl, line 1, is no result of tools/zoo: 'name'" in capsys.readouterr().err
