@@ -9,6 +9,7 @@ from qatc.passes.dedup_modules import DedupModules
 from qatc.passes.fold_bn_self import FoldBnSelf
 from qatc.passes.functional_to_layer import FunctionalToLayer
 from qatc.passes.functional_to_module import FunctionalToModule
+from qatc.passes.functionalize import Functionalize
 from qatc.passes.fuse_conv_bn_act import FuseConvBnAct
 from qatc.passes.insert_quantizers import InsertQuantizers
 from qatc.passes.share_scales import ShareScales
@@ -21,6 +22,7 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
     """Return the passes from a traced float model to one that trains as it will deploy on `target`."""
     passes: tuple[Pass, ...] = (
         DedupModules(),  # one call site per module, so what is attached to it belongs to one tensor
+        Functionalize(),  # x += y -> x + y, so an edge of the graph is a value
         DecomposeComposites(),  # attention -> products, each with quantizers of its own
         FunctionalToLayer(),  # F.conv2d -> a layer that the graph gives its weight
         FunctionalToModule(),  # F.relu -> nn.ReLU, so later passes match modules only
@@ -34,5 +36,5 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
 
 __all__ = [
     "ConstrainPow2Scales", "DecomposeComposites", "DedupModules", "FoldBnSelf", "FunctionalToLayer",
-    "FunctionalToModule", "FuseConvBnAct", "InsertQuantizers", "ShareScales", "qat_pipeline",
+    "FunctionalToModule", "Functionalize", "FuseConvBnAct", "InsertQuantizers", "ShareScales", "qat_pipeline",
 ]  # fmt: skip

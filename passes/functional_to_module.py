@@ -10,41 +10,32 @@ from torch import fx, nn
 from qatc import ir
 from qatc.calls import call_name, contains_node, has_types, is_tensor, may_be_tensor, takes_from_container
 from qatc.constants import constants
-from qatc.expand import Tracer, expand, proxied
 from qatc.invariants import NO_INPLACE, ONE_CALL_SITE, Invariant
 from qatc.modules import ops
-from qatc.modules.forms.attention import multihead_attention
-from qatc.modules.forms.expansions import EXPANSIONS
 from qatc.modules.forms.form import Form, plain_value
 from qatc.modules.forms.pieces import PIECES, piece
 from qatc.modules.forms.reasons import why_float
 from qatc.modules.functional_forms import FORMS
-from qatc.overwriting import stop_overwriting
 from qatc.pipeline import Pass
 from qatc.rewrite import Call, Chain, Op, Rule, apply
 
 
 @dataclass(frozen=True)
 class FunctionalToModule(Pass):
-    """F.relu, x + y, torch.cat, x.mean(...) and their like become modules; nothing overwrites its input any more.
+    """F.relu, x + y, torch.cat, x.mean(...) and their like become modules.
 
-    Later passes then match modules alone, and each op has a name and a place for its quantizer. What is several ops in
-    one (attention, einsum) is taken apart first. A call with values that the module cannot express stays as it is.
-    Dropout and stochastic depth follow `train()` and `eval()` again, whatever the flag was when the model was traced.
-    What read a tensor after it was overwritten reads the result, through views too; where it cannot be known whether
-    something is a view, it is an error.
+    Later passes then match modules alone, and each op has a name and a place for its quantizer. A call with values that
+    the module cannot express stays as it is, with the reason. Dropout and stochastic depth follow `train()` and
+    `eval()` again, whatever the flag was when the model was traced.
     """
 
     name: ClassVar[str] = "functional-to-module"
-    requires: ClassVar[tuple[Invariant, ...]] = (ONE_CALL_SITE,)
-    ensures: ClassVar[tuple[Invariant, ...]] = (NO_INPLACE,)
+    requires: ClassVar[tuple[Invariant, ...]] = (ONE_CALL_SITE, NO_INPLACE)
 
     def run(self, gm: fx.GraphModule) -> bool:
         """Rewrite the graph; return whether anything changed."""
-        changed = stop_overwriting(gm)
-        changed |= bool(apply(gm, TAKE_APART))
         constant = constants(gm.graph)
-        changed |= drop_unread(gm)
+        changed = drop_unread(gm)
         changed |= bool(apply(gm, rules(constant)))
         changed |= drop_unread(gm)
         for node in gm.graph.nodes:
@@ -121,33 +112,6 @@ def take_piece(gm: fx.GraphModule, node: fx.Node) -> bool:
     return True
 
 
-def take_attention_apart(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Replace a call of `nn.MultiheadAttention` by its products, so that each has its own quantizers."""
-    module = ir.module_of(node, nn.MultiheadAttention)
-    assert module is not None
-    tracer = Tracer(gm, node)
-    args, kwargs = proxied(tracer, (node.args, dict(node.kwargs)))
-    results = multihead_attention(module, str(node.target), *args, **kwargs)
-    parts = tuple(None if r is None else r.node for r in results)
-
-    def with_parts(n: fx.Node) -> Any:
-        return parts if n is node else n
-
-    for user in list(node.users):
-        index = user.args[1] if call_name(user) == "getitem" else None
-        if index in (0, 1, -1, -2) and isinstance(index, int) and parts[index] is not None:
-            user.replace_all_uses_with(parts[index])  # type: ignore[arg-type]
-        if not user.users and call_name(user) == "getitem":
-            gm.graph.erase_node(user)
-        else:
-            user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), with_parts)
-    gm.graph.erase_node(node)
-    for made in reversed(tracer.made):  # weights that nothing reads
-        if not made.users:
-            gm.graph.erase_node(made)
-    return True
-
-
 def follow_mode(gm: fx.GraphModule, node: fx.Node) -> bool:
     """Replace a user's own stochastic depth by one that is known to do nothing in eval mode."""
     module = ir.module_of(node)
@@ -181,12 +145,6 @@ def _is_float(node: fx.Node) -> bool:
     """Say whether the node gives floats; where its type is not known, whether it may."""
     kind = ir.tensor_type(node)
     return not has_types(node.graph) if kind is None else kind.dtype.is_floating_point
-
-
-TAKE_APART = (
-    Rule("multihead_attention", Chain((Op((nn.MultiheadAttention,)),)), take_attention_apart),
-    *(Rule(e.name, Call(e.targets), partial(expand, e.function)) for e in EXPANSIONS),
-)
 
 
 def rules(constant: set[fx.Node]) -> tuple[Rule, ...]:

@@ -7,6 +7,7 @@ import qatc
 from qatc.passes import (
     DedupModules,
     FoldBnSelf,
+    Functionalize,
     FunctionalToLayer,
     FunctionalToModule,
     FuseConvBnAct,
@@ -19,7 +20,14 @@ from qatc.targets import TARGETS, target_of
 from qatc.trace import trace
 from tests.models import images, randomise
 
-BEFORE_QUANTIZERS = (DedupModules(), FunctionalToLayer(), FunctionalToModule(), FuseConvBnAct(), FoldBnSelf())
+BEFORE_QUANTIZERS = (
+    DedupModules(),
+    Functionalize(),
+    FunctionalToLayer(),
+    FunctionalToModule(),
+    FuseConvBnAct(),
+    FoldBnSelf(),
+)
 every_target = pytest.mark.parametrize("target", TARGETS)
 every_config = pytest.mark.parametrize("config", PRESETS)
 

@@ -12,7 +12,7 @@ import qatc
 from qatc import ir
 from qatc.lowering import lowered_proto, verify
 from qatc.modules import ops
-from qatc.passes import DedupModules, FunctionalToModule
+from qatc.passes import DecomposeComposites, DedupModules, FunctionalToModule
 from qatc.quantizers import Quantizer
 from qatc.trace import trace
 from tests.attention_models import (
@@ -69,7 +69,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 def taken_apart(model: nn.Module, inputs: Sequence[Tensor] | None) -> qatc.PreparedModel:
     gm = trace(model, inputs)
-    for step in (DedupModules(), FunctionalToModule()):
+    for step in (DedupModules(), DecomposeComposites(), FunctionalToModule()):
         step.run(gm)
     return gm
 

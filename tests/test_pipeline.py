@@ -12,7 +12,7 @@ import qatc
 from qatc import ir
 from qatc.errors import InvariantError, PassOrderError
 from qatc.invariants import INVARIANTS, ONE_CALL_SITE, Invariant, Violation
-from qatc.passes import DedupModules, FoldBnSelf, FunctionalToModule, FuseConvBnAct, qat_pipeline
+from qatc.passes import DedupModules, FoldBnSelf, Functionalize, FuseConvBnAct, qat_pipeline
 from qatc.pipeline import Pass, PassEvent, Pipeline
 from qatc.spec import config_of
 from qatc.targets import TARGETS, target_of
@@ -47,10 +47,10 @@ class ShareAndSay(ShareAgain):
     ("passes", "message"),
     [
         (
-            (FunctionalToModule(), DedupModules()),
+            (Functionalize(), DedupModules()),
             snapshot("""\
-pass 'functional-to-module' (position 0) requires 'one_call_site_per_module', which no earlier pass ensures
-  try: move 'dedup-modules' before 'functional-to-module'\
+pass 'functionalize' (position 0) requires 'one_call_site_per_module', which no earlier pass ensures
+  try: move 'dedup-modules' before 'functionalize'\
 """),
         ),
         (
@@ -61,10 +61,10 @@ pass 'fuse-conv-bn-act' (position 1) requires 'no_inplace_modules', which no ear
 """),
         ),
         (
-            (DedupModules(), ShareAndSay(), FunctionalToModule()),
+            (DedupModules(), ShareAndSay(), Functionalize()),
             snapshot("""\
-pass 'functional-to-module' (position 2) requires 'one_call_site_per_module', which 'share-and-say' breaks
-  try: move 'functional-to-module' before 'share-and-say'\
+pass 'functionalize' (position 2) requires 'one_call_site_per_module', which 'share-and-say' breaks
+  try: move 'functionalize' before 'share-and-say'\
 """),
         ),
     ],
@@ -79,8 +79,8 @@ def test_an_order_in_which_a_pass_lacks_what_it_requires_is_refused(passes: tupl
 @pytest.mark.parametrize("config", ["w8a8", "w4a4-pow2"])
 def test_the_whole_pipeline_is_in_order_and_each_of_its_passes_says_what_it_is(target: str, config: str) -> None:
     pipeline = qat_pipeline(target_of(target), config_of(config))
-    assert [step.name for step in pipeline][:4] == [
-        "dedup-modules", "decompose-composites", "functional-to-layer", "functional-to-module",
+    assert [step.name for step in pipeline][:5] == [
+        "dedup-modules", "functionalize", "decompose-composites", "functional-to-layer", "functional-to-module",
     ]  # fmt: skip
     for step in pipeline:
         assert (type(step).__doc__ or "").strip()
@@ -140,13 +140,14 @@ def test_observers_are_told_of_every_pass_in_order() -> None:
     assert [(e.index, e.name, e.changed) for e in events] == snapshot(
         [
             (1, "dedup-modules", False),
-            (2, "decompose-composites", False),
-            (3, "functional-to-layer", False),
-            (4, "functional-to-module", True),
-            (5, "fuse-conv-bn-act", True),
-            (6, "fold-bn-self", False),
-            (7, "insert-quantizers", True),
-            (8, "share-scales", False),
+            (2, "functionalize", False),
+            (3, "decompose-composites", False),
+            (4, "functional-to-layer", False),
+            (5, "functional-to-module", True),
+            (6, "fuse-conv-bn-act", True),
+            (7, "fold-bn-self", False),
+            (8, "insert-quantizers", True),
+            (9, "share-scales", False),
         ]
     )
     assert all(event.gm is gm and event.seconds >= 0 for event in events)
@@ -161,10 +162,10 @@ def test_until_stops_behind_the_pass_of_that_name() -> None:
 
 def test_until_a_pass_that_there_is_not_is_an_error() -> None:
     with pytest.raises(PassOrderError) as caught:
-        Pipeline((DedupModules(), FunctionalToModule())).run(trace(SharedRelu()), until="fuse")
+        Pipeline((DedupModules(), Functionalize())).run(trace(SharedRelu()), until="fuse")
     assert str(caught.value) == snapshot("""\
 no pass is named 'fuse'
-  try: the passes are: dedup-modules, functional-to-module\
+  try: the passes are: dedup-modules, functionalize\
 """)
 
 
@@ -172,9 +173,9 @@ def test_dumps_are_numbered_files_of_the_passes_that_changed_something(tmp_path:
     folder = tmp_path / "a" / "dumps"
     qatc.prepare(Functional(), images(), dump_dir=folder)
     assert sorted(path.name for path in folder.iterdir()) == snapshot(
-        ["00-trace.txt", "04-functional-to-module.txt", "05-fuse-conv-bn-act.txt", "07-insert-quantizers.txt"]
+        ["00-trace.txt", "05-functional-to-module.txt", "06-fuse-conv-bn-act.txt", "08-insert-quantizers.txt"]
     )
-    assert "ReLU" in (folder / "04-functional-to-module.txt").read_text()
+    assert "ReLU" in (folder / "05-functional-to-module.txt").read_text()
     assert "relu(%conv" in (folder / "00-trace.txt").read_text()
 
 

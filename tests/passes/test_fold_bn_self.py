@@ -5,11 +5,11 @@ from inline_snapshot import snapshot
 from torch import nn
 
 from qatc import ir
-from qatc.passes import DedupModules, FoldBnSelf, FunctionalToModule, FuseConvBnAct
+from qatc.passes import DedupModules, FoldBnSelf, Functionalize, FunctionalToModule, FuseConvBnAct
 from tests.check_pass import check_pass
 from tests.models import ConvBnAct, ConvReadTwice, PreActivation, SharedBatchNormAlone, conv, images
 
-BEFORE = (DedupModules(), FunctionalToModule(), FuseConvBnAct())
+BEFORE = (DedupModules(), Functionalize(), FunctionalToModule(), FuseConvBnAct())
 
 
 def test_a_bn_with_no_layer_in_front_becomes_a_multiply_add_with_its_activation() -> None:

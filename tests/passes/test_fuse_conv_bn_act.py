@@ -1,7 +1,7 @@
 from inline_snapshot import snapshot
 from torch import nn
 
-from qatc.passes import DedupModules, FunctionalToModule, FuseConvBnAct
+from qatc.passes import DedupModules, Functionalize, FunctionalToModule, FuseConvBnAct
 from tests.check_pass import check_pass
 from tests.models import (
     BatchNormReadTwice,
@@ -14,7 +14,7 @@ from tests.models import (
     images,
 )
 
-BEFORE = (DedupModules(), FunctionalToModule())
+BEFORE = (DedupModules(), Functionalize(), FunctionalToModule())
 bn2d = nn.BatchNorm2d
 
 

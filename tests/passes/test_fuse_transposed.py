@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from qatc.modules.fused_forms import fused_form
 from qatc.modules.transposed import FusedConvTranspose2d
-from qatc.passes import DedupModules, FunctionalToModule, FuseConvBnAct
+from qatc.passes import DedupModules, Functionalize, FunctionalToModule, FuseConvBnAct
 from qatc.spec import QConfig, Rule
 from qatc.targets import target_of
 from tests.check_pass import check_pass
 from tests.models import ConvBnAct, conv, images
 from tests.prepared import placed, reasons, specs
 
-BEFORE = (DedupModules(), FunctionalToModule())
+BEFORE = (DedupModules(), Functionalize(), FunctionalToModule())
 
 
 class Up(nn.Module):

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from qatc.expand import DeclinedError, rank_of, tracer_of, type_of
 from qatc.modules import ops
@@ -36,7 +37,7 @@ def scaled_dot_product_attention(
         scores = scores * factor
     weights = _softmax(scores, [] if attn_mask is None else [attn_mask], is_causal)
     if dropout_p:
-        weights = F.dropout(weights, dropout_p)
+        weights = tracer_of(weights).call("dropout", nn.Dropout(dropout_p), weights)
     return torch.matmul(weights, value)
 
 
@@ -54,7 +55,7 @@ def _size(x: Any, dim: int) -> Any:
 
 
 def multihead_attention(
-    module: torch.nn.MultiheadAttention,
+    module: nn.MultiheadAttention,
     path: str,
     query: Any,
     key: Any,
@@ -88,7 +89,7 @@ def multihead_attention(
     scores = torch.matmul(q, torch.transpose(k, -2, -1)) * (1.0 / math.sqrt(module.head_dim))
     weights = _softmax(scores, masks, causal=False, mask_blocks=True)
     if module.dropout:
-        weights = F.dropout(weights, module.dropout)
+        weights = tracer.call("dropout", nn.Dropout(module.dropout), weights)
     mixed = torch.matmul(weights, v)
     mixed = torch.permute(mixed, (2, 0, 1, 3)) if sequence_first else torch.transpose(mixed, -3, -2)
     result = tracer.call_existing(f"{path}.out_proj", torch.flatten(mixed, -2))
@@ -97,9 +98,7 @@ def multihead_attention(
     return result, torch.mean(weights, dim=-3) if average_attn_weights else weights
 
 
-def _projected(
-    module: torch.nn.MultiheadAttention, path: str, query: Any, key: Any, value: Any
-) -> tuple[Any, Any, Any]:
+def _projected(module: nn.MultiheadAttention, path: str, query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:
     """Return query, key and value behind their projections, in one product where they are one tensor."""
     tracer, width = tracer_of(query), module.embed_dim
     bias = None if module.in_proj_bias is None else tracer.attribute(f"{path}.in_proj_bias")

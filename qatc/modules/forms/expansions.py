@@ -1,4 +1,4 @@
-"""Which call is taken apart by which function: a table, read by the pass functional-to-module."""
+"""Which call is taken apart by which function: a table, read by the pass decompose-composites."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
