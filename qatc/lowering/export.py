@@ -76,6 +76,7 @@ def name_signature(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequenc
 
 def clean(model: onnx_ir.Model) -> None:
     """Fold what is constant (but for codes, which would become float), and drop what nothing reads."""
+    common.NameFixPass()(model)  # the exporter gives a name to several values, which folding refuses
     common.ShapeInferencePass()(model)  # some of the exporter's nodes come without
     make_shapes_constant(model.graph)
     fold_constants(model, should_fold=lambda node: False if node.op_type in _KEPT else None)

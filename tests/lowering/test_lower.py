@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 import qatc
 from qatc.errors import CalibrationError, LoweringError
 from qatc.lowering import lowered_proto, verify
+from qatc.lowering.export import clean
 from qatc.lowering.verify import session
 from qatc.printer import format_graph
 from tests.lowering.networks import Everything, calibrated, data, everything
@@ -255,3 +257,19 @@ def test_dumps_of_the_lowering(tmp_path: Path) -> None:
     names = sorted(p.name for p in (tmp_path / "dumps").iterdir())
     assert names == ["00-trace.txt", "05-drop-inactive.txt", "07-lower-modules.txt", "99-onnx.txt"]
     assert "LoweredLayer" in (tmp_path / "dumps" / "07-lower-modules.txt").read_text()
+
+
+def test_a_constant_may_have_the_name_of_a_step() -> None:
+    """The exporter names its steps without regard to the constants; folding such a step refused."""
+    x = onnx_ir.val("x", onnx_ir.DataType.FLOAT, [2])
+    constants = [onnx_ir.Value(name=name, const_value=onnx_ir.tensor([1.0, 2.0])) for name in ("view", "table")]
+    doubled = onnx_ir.node("Add", [constants[1], constants[1]])
+    doubled.outputs[0].name = "view"
+    summed = onnx_ir.node("Add", [x, doubled.outputs[0]])
+    result = onnx_ir.node("Add", [summed.outputs[0], constants[0]])
+    nodes = [doubled, summed, result]
+    graph = onnx_ir.Graph([x], result.outputs, nodes=nodes, initializers=constants, opset_imports={"": 20}, name="main")
+    clean(model := onnx_ir.Model(graph, ir_version=10))
+    found = session(onnx_ir.to_proto(model), "disabled").run(None, {"x": np.zeros(2, np.float32)})
+    assert found[0].tolist() == [3.0, 6.0]
+    assert [node.op_type for node in model.graph] == ["Add", "Add"]
