@@ -3,28 +3,23 @@
 from torch import fx, nn
 
 from qatc import ir
-from qatc.calls import call_name, is_size
+from qatc.calls import call_name, is_size, is_tensor, may_be_tensor
 from qatc.modules import ops
 
 
 def viewed(node: fx.Node) -> fx.Node | None:
-    """Return the tensor whose memory the node's tensor may be, or None; of a part of several, the whole tensor."""
+    """Return what the node's tensor may be another form of the memory of, or None; of a part of several, these."""
     whole = node.args[0] if node.args else None
-    if not isinstance(whole, fx.Node) or not is_view(node, whole):
+    if not isinstance(whole, fx.Node):
         return None
-    if call_name(node) == "getitem" and call_name(whole) in PARTS:
-        return viewed(whole)
-    return whole
-
-
-def is_view(node: fx.Node, whole: fx.Node) -> bool:
-    """Say whether the node's tensor may be another form of the memory of `whole`."""
-    if node.args[:1] != (whole,):
-        return False
     if node.op == "call_module":
-        return ir.module_of(node, (*SURE_VIEW_MODULES, *_PERHAPS_MODULES)) is not None
-    known = call_name(node) in SURE_VIEWS or call_name(node) in _PERHAPS_VIEWS or call_name(node) in PARTS
-    return node.op in ("call_function", "call_method") and known and not is_size(node)
+        return whole if ir.module_of(node, (*SURE_VIEW_MODULES, *_PERHAPS_MODULES)) is not None else None
+    if node.op not in ("call_function", "call_method") or is_size(node):
+        return None
+    if call_name(node) == "getitem":
+        copies = any(is_tensor(n) for n in node.all_input_nodes[1:]) or isinstance(node.args[1], list)
+        return whole if not copies and (call_name(whole) in PARTS or may_be_tensor(whole)) else None
+    return whole if call_name(node) in SURE_VIEWS or call_name(node) in _PERHAPS_VIEWS else None
 
 
 PARTS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "unbind"})
