@@ -1,12 +1,13 @@
 """Fuse a layer with weights, the BatchNorm behind it and the activation behind that."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import fx, nn
 
 from qatc import ir
 from qatc.invariants import NO_INPLACE, ONE_CALL_SITE, Invariant
+from qatc.modules import ops
 from qatc.modules.batch_norms import BatchNorm
 from qatc.modules.fused import Fused
 from qatc.modules.fused_forms import BATCH_NORMS, LAYERS, fused_form
@@ -22,7 +23,8 @@ CLIPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 class FuseConvBnAct(Pass):
     """Conv, transposed or not, or Linear [+ BatchNorm] [+ ReLU, ReLU6 or Hardtanh] becomes one module.
 
-    It trains as they did. Identities are left out.
+    It trains as they did. Identities are left out. A Linear whose result is flattened to [rows, channels] for its
+    BatchNorm reads flattened rows instead.
 
     The BatchNorm stays where it is in the model, under its own name; the fused layer is given it as an argument.
     It is fused only if nothing else reads the layer, and if it has running statistics to fold.
@@ -33,7 +35,7 @@ class FuseConvBnAct(Pass):
 
     def run(self, gm: fx.GraphModule) -> bool:
         """Rewrite the graph; return whether anything changed."""
-        prepared = [drop_identities(gm), name_output_sizes(gm)]
+        prepared = [drop_identities(gm), name_output_sizes(gm), bool(apply(gm, FLATTEN_FIRST))]
         return bool(apply(gm, RULES)) or any(prepared)
 
 
@@ -61,6 +63,23 @@ def name_output_sizes(gm: fx.GraphModule) -> bool:
     if named:
         gm.recompile()
     return named
+
+
+def flatten_first(gm: fx.GraphModule, layer: fx.Node, flatten: fx.Node, bn: fx.Node) -> bool:
+    """Flatten what a Linear reads instead of what it gives, where a BatchNorm of its channels stands behind."""
+    linear, kind = ir.module_of(layer, nn.Linear), ir.tensor_type(flatten)
+    assert linear is not None
+    if len(layer.args) != 1 or layer.kwargs or kind is None or kind.shape[1:] != (linear.out_features,):
+        return False
+    path = ir.free_path(gm, f"{layer.target}_rows")
+    ir.set_module(gm, path, ops.Reshape((-1, linear.in_features)))
+    with gm.graph.inserting_before(layer):
+        rows = gm.graph.call_module(path, layer.args)
+    ir.set_source(rows, replace(ir.source_of(flatten), path=path))
+    ir.set_tensor_type(rows, ir.TensorType(kind.dtype, (kind.shape[0], linear.in_features)))
+    layer.args = (rows,)
+    absorb(gm, layer, [flatten])
+    return True
 
 
 def fuse(gm: fx.GraphModule, layer: fx.Node, bn: fx.Node | None, act: fx.Node | None) -> bool:
@@ -106,6 +125,9 @@ def foldable(bn: nn.Module, layer: nn.Module, output: ir.TensorType | None) -> b
     return bn.running_var is not None and bn.track_running_stats and bn.num_features == channels
 
 
+FLATTEN_FIRST = (
+    Rule("flatten-first", Chain((Op((nn.Linear,)), Op((nn.Flatten, ops.Reshape)), Op(BATCH_NORMS))), flatten_first),
+)
 RULES = (
     Rule(
         "layer-bn-act",

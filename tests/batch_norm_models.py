@@ -109,3 +109,28 @@ class OneBatchNormTwoDresses(nn.Module):
 def behind_conv(norm: nn.Module) -> nn.Module:
     """Return conv, norm, conv."""
     return nn.Sequential(conv(3, 4), norm, conv(4, 4))
+
+
+class Pooled(nn.Module):
+    """A BatchNorm of [N, C] with no layer in front of it, as before a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.fc = conv(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(self.bn(self.conv(x).mean((2, 3))))
+
+
+class Rows(nn.Module):
+    """A Linear over positions whose BatchNorm reads them as rows, as LeViT has it; and in another writing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.bn = nn.Linear(8, 6), nn.BatchNorm1d(6)
+        self.fc2, self.bn2 = nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.fc(x.flatten(1, 2))
+        y = self.bn(y.flatten(0, 1)).reshape_as(y)
+        return self.bn2(self.fc2(y).view(-1, 4)).relu().view(x.shape[0], -1, 4)

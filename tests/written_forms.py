@@ -175,6 +175,8 @@ SHAPES: Forms = {
     "gather": lambda x: x.gather(1, torch.zeros(4, 2, 8, 8, dtype=torch.int64)),
     "take_along_dim": lambda x: torch.take_along_dim(x, torch.zeros(4, 1, 8, 8, dtype=torch.int64), 1),
     "expand_as": lambda x: x.mean(1, keepdim=True).expand_as(x),
+    "reshape_as": lambda x: x.flatten(1).reshape_as(x * 2) + x,
+    "view_as": lambda x: x.relu().view_as(x.unflatten(1, (2, 2))),
     "repeat": lambda x: x.repeat(1, 2, 1, 1),
     "tile": lambda x: torch.tile(x, (2,)),
     "repeat_interleave": lambda x: x.repeat_interleave(2, dim=1),

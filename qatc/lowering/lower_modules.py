@@ -211,7 +211,7 @@ class LowerModules(Pass):
         if kind is None:
             raise LoweringError("the shape of a BatchNorm's input is unknown", remedy="give example_inputs to prepare")
         rank = len(kind.shape)
-        if module.weight_quantizer is None or rank not in (3, 4, 5):
+        if module.weight_quantizer is None or rank not in (2, 3, 4, 5):
             return FloatMultiplyAdd(module, rank)
         return LoweredBatchNorm(module, weights_of(module, module.fold(None), _grid(node)), self.target, rank)
 

@@ -136,14 +136,16 @@ class LoweredBatchNorm(LoweredLayer):
 
     def __init__(self, layer: Fused, weights: Weights, target: Target, rank: int) -> None:
         channels = len(weights.codes)
-        shaped = weights.codes.view(channels, *[1] * (rank - 1))
+        convolved = max(rank, 3)
+        shaped = weights.codes.view(channels, *[1] * (convolved - 1))
         super().__init__(layer, weights._replace(codes=shaped), target)
-        self.channels = channels
-        self.convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[rank]
+        self.channels, self.without_positions = channels, rank == 2
+        self.convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[convolved]
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
-        """Convolve each channel with its factor."""
-        return self.convolve(x, weight, bias, groups=self.channels)
+        """Convolve each channel with its factor; [N, C] as of one position."""
+        y = self.convolve(x.unsqueeze(-1) if self.without_positions else x, weight, bias, groups=self.channels)
+        return y.squeeze(-1) if self.without_positions else y
 
 
 class FloatLayer(nn.Module):

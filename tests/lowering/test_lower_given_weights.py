@@ -15,7 +15,7 @@ from qatc.prepared import PreparedFor, remember
 from qatc.spec import config_of
 from qatc.targets import target_of
 from qatc.trace import trace
-from tests.batch_norm_models import Frozen, GivenStatistics, OneBatchNormTwoDresses, behind_conv
+from tests.batch_norm_models import Frozen, GivenStatistics, OneBatchNormTwoDresses, Pooled, Rows, behind_conv
 from tests.given_weights import Conditional, FunctionalOnly, Packed, Parametrized, StandardisedBlock, Tied
 from tests.models import conv, images
 from tests.passes.test_fuse_transposed import Up
@@ -26,6 +26,7 @@ MODELS = {
     "tied": Tied, "conditional": Conditional, "bare": lambda: conv(3, 4), "up": Up, "grouped up": lambda: Up(2),
     "given statistics": GivenStatistics, "frozen": lambda: behind_conv(Frozen(4, nn.ReLU())),
     "frozen alone": lambda: nn.Sequential(Frozen(3), conv(3, 4)), "two dresses": OneBatchNormTwoDresses,
+    "pooled": Pooled, "rows": Rows,
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 from inline_snapshot import snapshot
 from torch import nn
 
-from qatc.passes import DedupModules, Functionalize, FunctionalToModule, FuseConvBnAct
+from qatc.passes import DecomposeComposites, DedupModules, Functionalize, FunctionalToModule, FuseConvBnAct
+from tests.batch_norm_models import Rows
 from tests.check_pass import check_pass
 from tests.models import (
     BatchNormReadTwice,
@@ -241,3 +242,28 @@ def test_each_call_of_a_shared_relu_or_convolution_is_fused_on_its_own() -> None
         before=BEFORE,
     )
     check_pass(FuseConvBnAct(), SharedConv(), snapshot(""), before=BEFORE)
+
+
+def test_a_linear_reads_the_rows_that_its_batch_norm_wants() -> None:
+    check_pass(
+        FuseConvBnAct(),
+        Rows(),
+        snapshot("""\
+-%fc = Linear(%flatten) : f32[N,24,6]  # fc
+-%flatten_1 = Flatten(%fc) : f32[N,6]  start_dim=0 end_dim=1  # flatten_1
+-%bn = BatchNorm1d(%flatten_1) : f32[N,6]  # bn
+-%reshape = Reshape(%bn) : f32[N,24,6]  shape=(-1, 24, 6)  # reshape
+-%fc2 = Linear(%reshape) : f32[N,24,4]  # fc2
+-%view = Reshape(%fc2) : f32[N,4]  shape=(-1, 4)  # reshape_1
+-%bn2 = BatchNorm1d(%view) : f32[N,4]  # bn2
+-%relu = ReLU(%bn2) : f32[N,4]  # relu
++%fc_rows = Reshape(%flatten) : f32[N,8]  shape=(-1, 8)  # fc_rows
++%fc = FusedLinear(%fc_rows, bn=%bn) : f32[N,6]  # fc
++%reshape = Reshape(%fc) : f32[N,24,6]  shape=(-1, 24, 6)  # reshape
++%fc2_rows = Reshape(%reshape) : f32[N,6]  shape=(-1, 6)  # fc2_rows
++%fc2 = FusedLinear(%fc2_rows, bn=%bn2) : f32[N,4]  act=ReLU  # fc2
+-%view_1 = Reshape(%relu, shape=(%size, -1, 4)) : f32[N,24,4]  # reshape_2
++%view_1 = Reshape(%fc2, shape=(%size, -1, 4)) : f32[N,24,4]  # reshape_2
+"""),
+        before=(DedupModules(), Functionalize(), DecomposeComposites(), FunctionalToModule()),
+    )

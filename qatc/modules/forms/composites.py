@@ -98,6 +98,17 @@ def read_attribute(input: Any, name: str) -> Any:
     return torch.transpose(input, -2, -1)
 
 
+def reshaped_as(input: Any, other: Any) -> Any:
+    """Return x in the shape of another tensor, which is then not read where at most one of its sizes is open."""
+    kind = type_of(other)
+    if kind is None:
+        raise DeclinedError
+    sizes = [-1 if size is None else size for size in kind.shape]
+    if sizes.count(-1) > 1:
+        sizes = [other.size(d) if size is None else size for d, size in enumerate(kind.shape)]
+    return torch.reshape(input, sizes)
+
+
 def floating(input: Any) -> Any:
     """Return x.float() as a cast with its type written out."""
     return input.to(torch.float32)

@@ -36,6 +36,7 @@ EXPANSIONS: tuple[Expansion, ...] = (
     Expansion("vstack", names("vstack", "row_stack"), composites.vstack),
     Expansion("t", names("t"), composites.transposed),
     Expansion("T", (getattr,), composites.read_attribute),
+    Expansion("reshape_as", ("reshape_as", "view_as"), composites.reshaped_as),
     Expansion("float", ("float",), composites.floating),
     Expansion("take_along_dim", names("take_along_dim"), composites.take_along_dim),
     Expansion("max", (torch.max, "max"), composites.greater),
