@@ -47,7 +47,8 @@ class FileRule:
 
     `bias`: "int32" with DequantizeLinear, or "float" (on the same grid). `low_bits`: where codes of fewer than 8 bits
     are limited, behind QuantizeLinear on the codes, or before it on the real values. `mean`: the operator for a mean
-    over all positions. `opset`: least, greatest, default. `guarded`: operators that the runtime would by itself run in
+    over all positions. `transposed`: that for a quantized transposed convolution; "Conv" is its sub-pixel form.
+    `opset`: least, greatest, default. `guarded`: operators that the runtime would by itself run in
     integers where they stand between two grids, unless an op that it does not look through follows.
     """
 
@@ -55,6 +56,7 @@ class FileRule:
     bias: Literal["int32", "float"]
     low_bits: Literal["clip_codes", "clip_values"]
     mean: Literal["GlobalAveragePool", "ReduceMean"]
+    transposed: Literal["ConvTranspose", "Conv"] = "ConvTranspose"
     guarded: frozenset[str] = frozenset()
 
 
