@@ -146,8 +146,7 @@ class LowerModules(Pass):
                     if any(f"{called}.".startswith(f"{path}.{name}.") for called in targets):
                         lowered.add_module(name, child)  # as the activation of a BatchNorm that brings one
                 ir.set_module(gm, path, lowered)
-                sized = not isinstance(lowered, LoweredSubPixel)  # which has its size from its padding
-                sizes = {name: value for name, value in node.kwargs.items() if name == "output_size" and sized}
+                sizes = {name: value for name, value in node.kwargs.items() if name not in _OF_LAYERS}
                 node.target, node.args, node.kwargs = path, node.args[:1], sizes
         ir.prune(gm)
         return True
@@ -189,7 +188,13 @@ class LowerModules(Pass):
             case nn.Softmax() | ops.Softmax():
                 return self._unless_itself(node, module)
             case _:
-                return None
+                return Guarded(module) if self._kept_apart(node, module) else None
+
+    def _kept_apart(self, node: fx.Node, module: nn.Module) -> bool:
+        """Say whether the runtime would merge the op with one behind it, and that would change its values."""
+        wrong = self.target.file.kept_apart.get(op_kind(module), frozenset())
+        behind = [ir.module_of(user) for user in node.users]
+        return any(reader is not None and op_kind(reader) in wrong for reader in behind)
 
     def _unless_itself(self, node: fx.Node, module: nn.Module) -> nn.Module | None:
         guarded = self._guarded(node, module, op_kind(module))
@@ -261,6 +266,8 @@ def _is_quantized(node: fx.Node) -> bool:
     return any(ir.module_of(user, Quantizer) or (passes_on(user) and _is_quantized(user)) for user in node.users)
 
 
+# Arguments of a layer that its form in the file holds itself.
+_OF_LAYERS = (*ir.GIVEN, "bn", "grid")
 _RANKS = {nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3}
 
 
