@@ -58,7 +58,7 @@ def _huge(graph: fx.Graph) -> set[fx.Node]:
 
 def _constants(node: fx.Node) -> Iterable[Any]:
     module = ir.module_of(node)
-    padding = module.value if isinstance(module, ops.Pad) else None
+    padding = getattr(module, "value", None)
     return (*node.args, *node.kwargs.values(), padding)
 
 

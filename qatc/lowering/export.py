@@ -14,6 +14,8 @@ import onnx_ir
 import torch
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
+from onnxscript.rewriter import RewriteRuleSet
+from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 from torch import Tensor, fx
 
 from qatc.errors import LoweringError
@@ -80,6 +82,7 @@ def clean(model: onnx_ir.Model) -> None:
     common.ShapeInferencePass()(model)  # some of the exporter's nodes come without
     make_shapes_constant(model.graph)
     fold_constants(model, should_fold=lambda node: False if node.op_type in _KEPT else None)
+    RewriteRuleSet([fuse_pad_into_conv_rule]).apply_to_model(model)
     onnx_ir.passes.Sequential(
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),

@@ -1,7 +1,7 @@
 """The passes from a trained graph to one that the exporter writes as it stands."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import fx, nn
 
@@ -24,11 +24,13 @@ from qatc.lowering.lowered_modules import (
     weights_of,
 )
 from qatc.lowering.record_types import RecordTypes
+from qatc.lowering.sub_pixel import LoweredSubPixel, SubPixel, sub_pixel
 from qatc.modules import ops
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, GivenBatchNorm, same_tensors
 from qatc.modules.fused import Folded, Fused, FusedBatchNorm
 from qatc.modules.fused_forms import LAYERS, fused_form
 from qatc.modules.kinds import op_kind, output_range, to_one
+from qatc.modules.transposed import FusedConvTranspose
 from qatc.pipeline import Pass, Pipeline
 from qatc.quantizers import Quantizer
 from qatc.targets import Target
@@ -144,7 +146,7 @@ class LowerModules(Pass):
                     if any(f"{called}.".startswith(f"{path}.{name}.") for called in targets):
                         lowered.add_module(name, child)  # as the activation of a BatchNorm that brings one
                 ir.set_module(gm, path, lowered)
-                sizes = {name: value for name, value in node.kwargs.items() if name == "output_size"}
+                sizes = {name: value for name, value in node.kwargs.items() if name not in _OF_LAYERS}
                 node.target, node.args, node.kwargs = path, node.args[:1], sizes
         ir.prune(gm)
         return True
@@ -163,7 +165,9 @@ class LowerModules(Pass):
         """Return the module's form in the file; None if it stays."""
         match module:
             case Quantizer():
-                return LoweredQuantizer(module, self.target, ir.clipped_codes(node))
+                phases = self._sub_pixel(node.args[0])
+                arrange = None if phases is None else phases.joined
+                return LoweredQuantizer(module, self.target, ir.clipped_codes(node), arrange)
             case FusedBatchNorm():
                 return self._batch_norm(node, module)
             case Fused():
@@ -184,7 +188,13 @@ class LowerModules(Pass):
             case nn.Softmax() | ops.Softmax():
                 return self._unless_itself(node, module)
             case _:
-                return None
+                return Guarded(module) if self._kept_apart(node, module) else None
+
+    def _kept_apart(self, node: fx.Node, module: nn.Module) -> bool:
+        """Say whether the runtime would merge the op with one behind it, and that would change its values."""
+        wrong = self.target.file.kept_apart.get(op_kind(module), frozenset())
+        behind = [ir.module_of(user) for user in node.users]
+        return any(reader is not None and op_kind(reader) in wrong for reader in behind)
 
     def _unless_itself(self, node: fx.Node, module: nn.Module) -> nn.Module | None:
         guarded = self._guarded(node, module, op_kind(module))
@@ -204,7 +214,19 @@ class LowerModules(Pass):
         folded = _folded(node, module)
         if module.weight_quantizer is None:
             return self._guarded(node, FloatLayer(module, folded), op_kind(module))
-        return LoweredLayer(module, weights_of(module, folded, _grid(node)), self.target)
+        weights, form = weights_of(module, folded, _grid(node)), self._sub_pixel(node)
+        if isinstance(module, FusedConvTranspose) and form is not None:
+            return LoweredSubPixel(module, weights, self.target, form)
+        return LoweredLayer(module, weights, self.target)
+
+    def _sub_pixel(self, node: Any) -> SubPixel | None:
+        """Return the form of a quantized transposed convolution where the target has it as a convolution."""
+        module = ir.module_of(node, FusedConvTranspose)
+        if module is None or module.weight_quantizer is None or self.target.file.transposed != "Conv":
+            return None
+        if not all(ir.module_of(user, Quantizer) for user in node.users):
+            return None  # quantizers put the phases side by side
+        return sub_pixel(module, *(ir.tensor_type(n) for n in (node.args[0], node)))
 
     def _batch_norm(self, node: fx.Node, module: FusedBatchNorm) -> nn.Module:
         kind = ir.tensor_type(node)
@@ -244,6 +266,8 @@ def _is_quantized(node: fx.Node) -> bool:
     return any(ir.module_of(user, Quantizer) or (passes_on(user) and _is_quantized(user)) for user in node.users)
 
 
+# Arguments of a layer that its form in the file holds itself.
+_OF_LAYERS = (*ir.GIVEN, "bn", "grid")
 _RANKS = {nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3}
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,14 +19,23 @@ from qatc.targets import Target
 
 
 class LoweredQuantizer(nn.Module):
-    """QuantizeLinear and DequantizeLinear of one tensor, its codes limited to those of `limits` if there are any."""
+    """QuantizeLinear and DequantizeLinear of one tensor.
+
+    Its codes are limited to those of `limits` if there are any, and moved to other places by `arrange`.
+    """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, quantizer: Quantizer, target: Target, limits: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        target: Target,
+        limits: tuple[float, float] | None = None,
+        arrange: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
-        spec = quantizer.spec
+        spec, self.arrange = quantizer.spec, arrange
         scale, zero_point = quantizer.checked_grid(torch.empty(0))
         self.register_buffer("scale", scale.float().clone())
         self.register_buffer("zero_point", zero_point.to(spec.dtype))
@@ -46,6 +56,8 @@ class LoweredQuantizer(nn.Module):
         code: Tensor = onnx_ops.quantize(x, self.scale, self.zero_point)
         if self.clip_codes:
             code = onnx_ops.clip_codes(code, self.low, self.high)
+        if self.arrange is not None:
+            code = self.arrange(code)
         result: Tensor = onnx_ops.dequantize(code, self.scale, self.zero_point, 1)
         return result
 
@@ -131,6 +143,10 @@ class LoweredLayer(nn.Module):
         return bias
 
 
+# By the number of dimensions of what they read.
+CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+
+
 class LoweredBatchNorm(LoweredLayer):
     """A multiply-add per channel as a depthwise convolution of one position, which runtimes have in integers."""
 
@@ -140,7 +156,7 @@ class LoweredBatchNorm(LoweredLayer):
         shaped = weights.codes.view(channels, *[1] * (convolved - 1))
         super().__init__(layer, weights._replace(codes=shaped), target)
         self.channels, self.without_positions = channels, rank == 2
-        self.convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[convolved]
+        self.convolve = CONVOLUTIONS[convolved]
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
         """Convolve each channel with its factor; [N, C] as of one position."""

@@ -34,7 +34,6 @@ _KINDS: tuple[tuple[type[nn.Module] | Types, str], ...] = (
     ((ops.Slice, ops.Narrow, ops.Split, ops.Chunk, ops.Flip), "Slice"),
     ((ops.Select, ops.IndexSelect), "Gather"), (ops.TakeAlong, "GatherElements"), (nn.PixelShuffle, "DepthToSpace"),
     (ops.Cast, "Cast"), (ops.Assign, "ScatterND"), (nn.Fold, "Col2Im"),
-    ((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), "Pad"),
     ((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
       ops.StochasticDepth), "Identity"),
     (nn.ReLU, "Relu"), ((nn.ReLU6, nn.Hardtanh), "Clip"),
@@ -64,6 +63,8 @@ def op_kind(module: nn.Module) -> str:
             return "Resize-nearest" if module.mode == "nearest" else "Resize-linear"
         case ops.Pad():
             return "Pad" if module.mode == "constant" and not module.value else f"Pad-{module.mode}"
+        case nn.ConstantPad1d() | nn.ConstantPad2d() | nn.ConstantPad3d():
+            return "Pad-constant" if module.value else "Pad"
         case ops.Slice() if _takes_one_position(module.index):
             return "Gather"
         case nn.AvgPool2d() | nn.AvgPool3d() if module.divisor_override:

@@ -21,9 +21,10 @@ ONNXRUNTIME = Target(
     # A signed tensor read by two ops is not rewritten to unsigned, and signed kernels are off on x86-64: unsigned fuses
     # everywhere. A clip is dropped only where the grid ends inside it (CPU ClipQuantFusion).
     activation=ActivationRule(signed=False, symmetric=False, grid_within_clip=True),
-    weight=WeightRule(narrow=True, per_channel=frozenset({"Conv", "Gemm", "BatchNormalization"})),
+    weight=WeightRule(narrow=True, per_channel=frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization"})),
     ops={
         "Conv": _INTEGER,
+        "ConvTranspose": _INTEGER,  # has no integer kernel, so it is lowered as a convolution
         "BatchNormalization": _INTEGER,  # lowered as a depthwise convolution
         "Gemm": _FLOAT_END,
         "MatMul": _FLOAT_END,
@@ -52,13 +53,13 @@ ONNXRUNTIME = Target(
         "Relu": OpRule(reason="an activation with no integer op in front has no integer kernel"),
         "Clip": OpRule(reason="an activation with no integer op in front has no integer kernel"),
         "Resize-linear": OpRule(reason="linear interpolation has no integer kernel"),
-        "ConvTranspose": OpRule(reason="ConvTranspose has no integer kernel"),
         "HardSwish": OpRule(reason="HardSwish has no integer kernel"),
         "Softmax": OpRule(reason="the integer Softmax moves 0.3 % of the codes"),
     },
     # ReLU and Clip vanish into the saturation of the Q that follows.
     epilogues={
         "Conv": frozenset({"Relu", "Clip"}),
+        "ConvTranspose": frozenset({"Relu", "Clip"}),
         "BatchNormalization": frozenset({"Relu", "Clip"}),
         "Gemm": frozenset({"Relu", "Clip"}),
         "Add": frozenset({"Relu", "Clip"}),
@@ -72,7 +73,10 @@ ONNXRUNTIME = Target(
         bias="int32",
         low_bits="clip_codes",
         mean="GlobalAveragePool",
+        transposed="Conv",
         guarded=frozenset({"Conv", "ConvTranspose", "Gemm", "Softmax"}),
+        # PadFusion makes zeros a MaxPool's padding, which it leaves out of the maximum: wrong where all is below zero.
+        kept_apart={"Pad": frozenset({"MaxPool"})},
     ),
     verify=VerifyRule(level="extended", differing=1e-5),
 )

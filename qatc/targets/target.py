@@ -47,15 +47,19 @@ class FileRule:
 
     `bias`: "int32" with DequantizeLinear, or "float" (on the same grid). `low_bits`: where codes of fewer than 8 bits
     are limited, behind QuantizeLinear on the codes, or before it on the real values. `mean`: the operator for a mean
-    over all positions. `opset`: least, greatest, default. `guarded`: operators that the runtime would by itself run in
-    integers where they stand between two grids, unless an op that it does not look through follows.
+    over all positions. `transposed`: that for a quantized transposed convolution; "Conv" is its sub-pixel form.
+    `opset`: least, greatest, default. `guarded`: operators that the runtime would by itself run in integers where they
+    stand between two grids, unless an op that it does not look through follows. `kept_apart`: operators that the
+    runtime would merge with one of these behind them, though that gives other values.
     """
 
     opset: tuple[int, int, int]
     bias: Literal["int32", "float"]
     low_bits: Literal["clip_codes", "clip_values"]
     mean: Literal["GlobalAveragePool", "ReduceMean"]
+    transposed: Literal["ConvTranspose", "Conv"] = "ConvTranspose"
     guarded: frozenset[str] = frozenset()
+    kept_apart: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

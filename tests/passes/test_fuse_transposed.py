@@ -14,7 +14,7 @@ from qatc.spec import QConfig, Rule
 from qatc.targets import target_of
 from tests.check_pass import check_pass
 from tests.models import ConvBnAct, conv, images
-from tests.prepared import placed, reasons, specs
+from tests.prepared import every_target, placed, reasons, specs
 
 BEFORE = (DedupModules(), Functionalize(), FunctionalToModule())
 
@@ -132,13 +132,11 @@ def test_a_size_given_by_its_place_is_named_where_nothing_fuses() -> None:
     )
 
 
-def test_it_is_quantized_on_tensorrt_along_axis_1_and_float_on_onnxruntime() -> None:
-    assert str(specs(placed(Up(), "tensorrt"))["up.weight_quantizer"]) == "s8/ch1"
-    assert reasons(placed(Up())) == snapshot({"up": "ConvTranspose has no integer kernel"})
-
-
-def test_with_groups_there_is_one_scale() -> None:
-    assert str(specs(placed(Up(2), "tensorrt"))["up.weight_quantizer"]) == "s8"
+@every_target
+def test_it_is_quantized_along_axis_1_and_with_groups_by_one_scale(target: str) -> None:
+    assert str(specs(placed(Up(), target))["up.weight_quantizer"]) == "s8/ch1"
+    assert str(specs(placed(Up(2), target))["up.weight_quantizer"]) == "s8"
+    assert reasons(placed(Up(), target)) == {}
 
 
 @pytest.mark.parametrize("groups", [1, 2])

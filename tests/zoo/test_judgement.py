@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import qatc
+from qatc.lowering import lowered_proto
 from tests.models import images
 from tests.torchvision_networks import network
 from tools.zoo_suites.agreement import Step, check_outputs, check_same_bits, check_step, loss_of
@@ -157,6 +158,26 @@ def test_compute_in_float_counts_as_float() -> None:
     model, x = Half().eval(), torch.randn(2, 5, 8)
     found = compute_of(model, qatc.prepare(model, (x,)), (x[:1],))
     assert (found.quantized, found.original) == (5 * 8 * 16, 5 * (8 * 16 + 4 * 24 * (16 + 24)))
+
+
+def test_compute_on_parameters_alone_is_not_counted_as_it_is_not_in_the_file() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.project = nn.Parameter(torch.randn(5, 8)), nn.Linear(8, 16)
+            self.read, self.norm = nn.Linear(8, 16), nn.LayerNorm(16)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.norm(self.read(x)) + self.project(self.table)
+
+    model, x = Positions().eval(), torch.randn(2, 5, 8)
+    prepared = qatc.prepare(model, (x,))
+    found = compute_of(model, prepared, (x,))
+    assert (found.original, found.quantized, found.folded) == (3 * 5 * 8 * 16, 2 * 5 * 8 * 16, 5 * 8 * 16)
+    assert found.share == 1.0
+    qatc.calibrate(prepared, [(x,)], progress=False)
+    ops = [node.op_type for node in lowered_proto(prepared).proto.graph.node]
+    assert ops.count("MatMul") + ops.count("Gemm") == 1
 
 
 def test_attention_is_counted_whatever_its_spelling() -> None:

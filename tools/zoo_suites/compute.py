@@ -1,5 +1,6 @@
 """How much of a model's arithmetic runs on integer codes, in multiply-adds."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import qatc
+from qatc.lowering.fold_constants import FoldConstants
 from tools.zoo_suites.agreement import copied
 from tools.zoo_suites.entry import Inputs
 from tools.zoo_suites.weights import call
@@ -18,16 +20,21 @@ from tools.zoo_suites.weights import call
 
 @dataclass(frozen=True)
 class Compute:
-    """Multiply-adds of a model: all of the original's, all of the prepared one's, and those of its quantized ops."""
+    """Multiply-adds of a model: all of the original's, all of the prepared one's, and those of its quantized ops.
+
+    `folded` are those of the prepared one that are not in its file: of parameters alone, which lowering computes.
+    """
 
     original: int
     prepared: int
     quantized: int
+    folded: int
 
     @property
     def share(self) -> float:
-        """The share of the original's that runs quantized, at most 1; 0 for a model without any."""
-        return min(1.0, self.quantized / self.original) if self.original else 0.0
+        """The share of the original's, but for the folded ones, that runs quantized, at most 1; 0 if there are none."""
+        running = self.original - self.folded
+        return min(1.0, self.quantized / running) if running else 0.0
 
 
 def compute_of(original: nn.Module, prepared: qatc.PreparedModel, inputs: Inputs) -> Compute:
@@ -38,9 +45,12 @@ def compute_of(original: nn.Module, prepared: qatc.PreparedModel, inputs: Inputs
     """
     rows = prepared.report.rows
     names = {row.name for row in rows if row.quantized and "float" not in row.inputs}
-    with qatc.float_mode(prepared):
-        whole, quantized = multiply_adds(prepared, inputs, names)
-    return Compute(multiply_adds(original, inputs)[0], whole, quantized)
+    folded = copy.deepcopy(prepared)
+    FoldConstants().run(folded)
+    with qatc.float_mode(prepared), qatc.float_mode(folded):
+        whole = multiply_adds(prepared, inputs)[0]
+        running, quantized = multiply_adds(folded, inputs, names)
+    return Compute(multiply_adds(original, inputs)[0], whole, quantized, whole - running)
 
 
 def multiply_adds(model: nn.Module, inputs: Inputs, names: set[str] | frozenset[str] = frozenset()) -> tuple[int, int]:
