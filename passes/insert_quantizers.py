@@ -17,7 +17,7 @@ from qatc.masks import masks
 from qatc.modules.batch_norms import GivenBatchNorm
 from qatc.modules.fused import FusedBatchNorm
 from qatc.modules.fused_forms import FUSED_FORMS, fused_form
-from qatc.modules.kinds import op_kind, output_range
+from qatc.modules.kinds import op_kind, output_range, pad_widths, takes_padding
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
 from qatc.spec import Layer, LayerConfig, QConfig, QuantSpec
@@ -61,6 +61,7 @@ class _Placement:
         self.masks = masks(gm.graph)
         self.layers = config.resolve(list(self._layers()))
         self.rules = {node: self._rule(node) for node in gm.graph.nodes}
+        self.rules |= {node: _TAKEN_IN for node in gm.graph.nodes if self._is_taken_in(node)}
         self.tails = {node: self._tail(node) for node in gm.graph.nodes}
 
     def run(self) -> bool:
@@ -115,6 +116,17 @@ class _Placement:
         if rule.inputs == "any" or any(_is_float(n) for n in ir.tensor_inputs(node)):
             return rule
         return OpRule(reason="none of its inputs is a float tensor")
+
+    def _is_taken_in(self, node: fx.Node) -> bool:
+        """Say whether every reader of a pad is a quantized layer that takes it in."""
+        module, into = ir.module_of(node), self.rules[node].into
+        widths = () if module is None or node.kwargs else pad_widths(module)
+        return bool(into and node.users) and all(
+            op_kind_of(user) in into
+            and self.rules[user].inputs == "quantized"
+            and takes_padding(self.gm.get_submodule(str(user.target)), widths)
+            for user in node.users
+        )
 
     def _tail(self, node: fx.Node) -> fx.Node:
         """Return the activation that the target fuses behind the node, or the node."""
@@ -286,10 +298,21 @@ def number_sites(gm: fx.GraphModule) -> None:
 
 
 MOVES = ("same", "again")
+_TAKEN_IN = OpRule(inputs="quantized", output="same")
 UNBOUNDED = (-math.inf, math.inf)
 # Ops that give values between the least and the greatest of their inputs.
 KEEPS_SIGN = frozenset(
-    {"MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Reshape", "Concat", "Identity", "Resize-nearest"}
+    {
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "ReduceMean",
+        "Reshape",
+        "Concat",
+        "Identity",
+        "Resize-nearest",
+        "Pad",
+    }
 )
 
 

@@ -19,6 +19,7 @@ from qatc.lowering.lowered_modules import (
     LoweredBatchNorm,
     LoweredLayer,
     LoweredQuantizer,
+    PaddedCodes,
     SumPool,
     representable,
     weights_of,
@@ -139,6 +140,7 @@ class LowerModules(Pass):
         # All are computed before any is replaced: a bias needs the quantizer of its input.
         calls = [(node, module, self._explained(node, module)) for node, module in ir.module_calls(gm)]
         targets = {str(node.target) for node, _, _ in calls}
+        pads = {node: _pad_on_codes(node) for node, _, _ in calls}
         for node, module, lowered in calls:
             if lowered is not None:
                 path = ir.source_of(node).path if isinstance(module, Quantizer) else str(node.target)
@@ -146,8 +148,11 @@ class LowerModules(Pass):
                     if any(f"{called}.".startswith(f"{path}.{name}.") for called in targets):
                         lowered.add_module(name, child)  # as the activation of a BatchNorm that brings one
                 ir.set_module(gm, path, lowered)
-                sizes = {name: value for name, value in node.kwargs.items() if name not in _OF_LAYERS}
-                node.target, node.args, node.kwargs = path, node.args[:1], sizes
+                first = pads[node] or node
+                sizes = {name: value for name, value in first.kwargs.items() if name not in _OF_LAYERS}
+                node.target, node.args, node.kwargs = path, first.args[:1], sizes
+                if first is not node:
+                    gm.graph.erase_node(first)
         ir.prune(gm)
         return True
 
@@ -165,8 +170,10 @@ class LowerModules(Pass):
         """Return the module's form in the file; None if it stays."""
         match module:
             case Quantizer():
-                phases = self._sub_pixel(node.args[0])
+                phases, pad = self._sub_pixel(node.args[0]), ir.module_of(_pad_on_codes(node))
                 arrange = None if phases is None else phases.joined
+                if pad is not None:
+                    arrange = PaddedCodes(pad, module)
                 return LoweredQuantizer(module, self.target, ir.clipped_codes(node), arrange)
             case FusedBatchNorm():
                 return self._batch_norm(node, module)
@@ -264,6 +271,16 @@ def _is_quantized(node: fx.Node) -> bool:
         return ir.moves_values(user) or user.op in ("call_function", "call_method")
 
     return any(ir.module_of(user, Quantizer) or (passes_on(user) and _is_quantized(user)) for user in node.users)
+
+
+def _pad_on_codes(node: fx.Node) -> fx.Node | None:
+    """Return the pad with zeros in front of a quantizer with the grid that it reads: codes can be padded instead."""
+    pad = node.args[0] if ir.module_of(node, Quantizer) else None
+    module = ir.module_of(pad)
+    if not isinstance(pad, fx.Node) or module is None or op_kind(module) != "Pad":
+        return None
+    source = ir.grid_source(pad)
+    return pad if source is not None and source.target == node.target and len(pad.users) == 1 else None
 
 
 # Arguments of a layer that its form in the file holds itself.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qatc.lowering import onnx_ops
 from qatc.modules.fused import Folded, Fused
+from qatc.modules.kinds import pad_widths
 from qatc.quantizers import Quantizer
 from qatc.quantizers.fake_quantize import bias_codes, snap
 from qatc.quantizers.grid import codes, dequantize
@@ -21,7 +22,8 @@ from qatc.targets import Target
 class LoweredQuantizer(nn.Module):
     """QuantizeLinear and DequantizeLinear of one tensor.
 
-    Its codes are limited to those of `limits` if there are any, and moved to other places by `arrange`.
+    Its codes are limited to those of `limits` if there are any, and moved to other places by `arrange`, which is given
+    sizes that the network computes.
     """
 
     scale: Tensor
@@ -32,7 +34,7 @@ class LoweredQuantizer(nn.Module):
         quantizer: Quantizer,
         target: Target,
         limits: tuple[float, float] | None = None,
-        arrange: Callable[[Tensor], Tensor] | None = None,
+        arrange: Callable[..., Tensor] | None = None,
     ) -> None:
         super().__init__()
         spec, self.arrange = quantizer.spec, arrange
@@ -49,7 +51,7 @@ class LoweredQuantizer(nn.Module):
         elif spec.bits < 8:
             self.limits = representable(quantizer)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **sizes: Any) -> Tensor:
         """Return x on its grid."""
         if self.limits is not None:
             x = torch.clamp(x, *self.limits)
@@ -57,9 +59,21 @@ class LoweredQuantizer(nn.Module):
         if self.clip_codes:
             code = onnx_ops.clip_codes(code, self.low, self.high)
         if self.arrange is not None:
-            code = self.arrange(code)
+            code = self.arrange(code, **sizes)
         result: Tensor = onnx_ops.dequantize(code, self.scale, self.zero_point, 1)
         return result
+
+
+class PaddedCodes:
+    """A pad with zeros, of codes: with the zero point."""
+
+    def __init__(self, pad: nn.Module, quantizer: Quantizer) -> None:
+        self.widths = pad_widths(pad)
+        self.zero = float(quantizer.checked_grid(torch.empty(0)).zero_point)
+
+    def __call__(self, codes: Tensor, pad: Any = None) -> Tensor:
+        """Return the codes with their border, of the pad's own widths or of those given."""
+        return F.pad(codes, self.widths if pad is None else pad, value=self.zero)
 
 
 def representable(quantizer: Quantizer) -> tuple[float, float]:

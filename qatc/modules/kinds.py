@@ -86,6 +86,21 @@ def to_one(size: Any) -> bool:
     return all(s == 1 for s in (size if isinstance(size, tuple | list) else (size,)))
 
 
+def pad_widths(module: nn.Module) -> tuple[int, ...]:
+    """Return the widths of a pad, those of the last dimension first; none of any other module, or if computed."""
+    if isinstance(module, nn.ConstantPad1d | nn.ConstantPad2d | nn.ConstantPad3d):
+        return tuple(module.padding)
+    return module.pad if isinstance(module, ops.Pad) else ()
+
+
+def takes_padding(layer: nn.Module, widths: tuple[int, ...]) -> bool:
+    """Say whether zeros of these widths in front of a layer may be its own padding instead."""
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or isinstance(layer.padding, str):
+        return False
+    fits = 0 < len(widths) <= 2 * len(layer.kernel_size) and min(widths) >= 0
+    return fits and layer.padding_mode == "zeros"
+
+
 def output_range(module: nn.Module) -> tuple[float, float] | None:
     """Return the least and greatest value that the module can give whatever its input; None if that depends on it."""
     last = getattr(module, "activation", None) if isinstance(module, Fused) else module

@@ -50,6 +50,7 @@ ONNXRUNTIME = Target(
         "DepthToSpace": _MOVES_BETWEEN,
         "ReduceMax": _MOVES_BETWEEN,
         "ReduceMin": _MOVES_BETWEEN,
+        "Pad": OpRule(output="again", into=frozenset({"Conv"})),
         "Relu": OpRule(reason="an activation with no integer op in front has no integer kernel"),
         "Clip": OpRule(reason="an activation with no integer op in front has no integer kernel"),
         "Resize-linear": OpRule(reason="linear interpolation has no integer kernel"),

@@ -15,12 +15,15 @@ class OpRule:
     op only moves values, so the result lies on the input's grid; "again" that it does, but that the runtime moves codes
     only where the same grid stands behind it once more; "any" leaves it to the readers.
     `final`: whether the result also gets a grid where the network ends.
+    `into`: ops that take it in where they alone read it (a border of zeros becomes a convolution's padding): it then
+    moves values, and reads the grid that they read.
     `reason`: why the op stays in float, for the report, where it does.
     """
 
     inputs: Literal["quantized", "skip", "any"] = "any"
     output: Literal["quantized", "same", "again", "any"] = "any"
     final: bool = False
+    into: frozenset[str] = frozenset()
     reason: str = ""
 
 

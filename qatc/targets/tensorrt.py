@@ -38,6 +38,7 @@ TENSORRT = Target(
         "Concat": _MOVES,  # Q is pushed through it, so its inputs share the grid of its result
         "Resize-nearest": _BETWEEN,
         "Resize-linear": _BETWEEN,
+        "Pad": OpRule(into=frozenset({"Conv"}), reason="a padding layer of its own runs in the float precision"),
         "BatchNormalization": OpRule(reason="a scale layer of its own runs in the float precision"),
         "Relu": OpRule(reason="fused to the layer in front"),
         "Clip": OpRule(reason="fused to the layer in front"),

@@ -1,7 +1,11 @@
 """A small network with every kind of op that lowering rewrites, and its calibrated forms."""
 
+from collections import Counter
 from functools import cache
+from pathlib import Path
 
+import onnx
+import onnxruntime
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,3 +62,13 @@ def calibrated(target: str, config: str) -> qatc.PreparedModel:
     model = qatc.prepare(everything(), data(), target=target, config=config)
     qatc.calibrate(model, [data()], progress=False)
     return model.eval()
+
+
+def optimized_ops(proto: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """Return the operators of the graph that ONNX Runtime makes of a file, each with its number."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)

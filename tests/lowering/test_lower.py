@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir
-import onnxruntime
 import pytest
 import torch
 from inline_snapshot import snapshot
@@ -19,7 +18,7 @@ from qatc.lowering import lowered_proto, verify
 from qatc.lowering.export import clean
 from qatc.lowering.verify import session
 from qatc.printer import format_graph
-from tests.lowering.networks import Everything, calibrated, data, everything
+from tests.lowering.networks import Everything, calibrated, data, everything, optimized_ops
 
 TARGETS = ("onnxruntime", "tensorrt")
 CONFIGS = ("w8a8", "w8a8-pow2", "w4a4", "w4a4-pow2")
@@ -126,15 +125,6 @@ def test_four_bits_stay_integer_behind_a_clip(tmp_path: Path) -> None:
     """ReLU6 in front of a 4-bit grid would keep its convolution in float if it were left in the file."""
     ops = optimized_ops(lowered_proto(calibrated("onnxruntime", "w4a4")).proto, tmp_path)
     assert {"Conv", "FusedConv", "Gemm", "MatMul"}.isdisjoint(ops)
-
-
-def optimized_ops(proto: onnx.ModelProto, folder: Path) -> set[str]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(folder / "optimized.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return {node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node}
 
 
 @pytest.mark.parametrize("opset", [13, 17, 19, 21])

@@ -1,5 +1,6 @@
 """Zeros around an image, in the file: what the runtime makes of them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 import qatc
 from qatc.lowering import lowered_proto, verify
+from tests.lowering.networks import optimized_ops
 from tests.models import conv, images, randomise
 
 
@@ -38,3 +40,33 @@ def test_zeros_in_front_of_a_max_pool_count(written: str) -> None:
     check = verify(gm, lowered_proto(gm), {"x": images(8, 3, 8, 8, seed=2).numpy()})
     assert check.passed, str(check)
     assert check.sqnr > 40
+
+
+class Around(nn.Module):
+    """Zeros for a convolution, more on one side; for pools, of widths that are given, and that the network computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.strided, self.head = conv(3, 4), nn.Conv2d(4, 4, 3, stride=2, padding=1), conv(4, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.stem(x)
+        z = F.relu(self.strided(F.pad(y, (0, 1, 0, 1))))
+        largest = F.max_pool2d(F.pad(y, (1, 1, 1, 1)), 3, 2)
+        mean = F.avg_pool2d(F.pad(y, (1, y.shape[-1] // 8, 1, 1)), 3, 2)
+        return self.head(z[..., :4, :4] + largest + mean)
+
+
+@pytest.mark.parametrize("config", ["w8a8", "w4a4-pow2"])
+def test_zeros_are_padded_on_codes_or_by_the_convolution(config: str, tmp_path: Path) -> None:
+    gm = qatc.prepare(randomise(Around()), images(), config=config)
+    qatc.calibrate(gm, [images(seed=1)], progress=False)
+    lowered = lowered_proto(gm)
+    for level in ("extended", "disabled"):
+        check = verify(gm, lowered, {"x": images(8, 3, 8, 8, seed=2).numpy()}, level=level)
+        assert check.passed, str(check)
+    pads = {n.name: list(a.ints) for n in lowered.proto.graph.node for a in n.attribute if a.name == "pads"}
+    assert pads["strided/Conv"] == [1, 1, 2, 2]
+    ops = optimized_ops(lowered.proto, tmp_path)
+    assert (ops["Pad"], ops["QuantizeLinear"], ops["DequantizeLinear"]) == (2, 1, 1)
+    assert not {"Conv", "FusedConv"} & set(ops)

@@ -1,12 +1,9 @@
 """Transposed convolutions as convolutions: the same integers, and integer kernels in ONNX Runtime."""
 
-from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import onnx
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +21,7 @@ from qatc.prepared import PreparedFor, remember
 from qatc.spec import config_of
 from qatc.targets import target_of
 from qatc.trace import trace
+from tests.lowering.networks import optimized_ops
 from tests.models import conv, images, randomise
 from tests.prepared import prepared
 
@@ -100,15 +98,6 @@ def test_it_is_integer_and_agrees_optimized_and_not(
     assert ops["QLinearConv"] == 2 + len(layers)
     assert not {"Conv", "FusedConv", "ConvTranspose", "Pad"} & set(ops)
     assert (ops["QuantizeLinear"], ops["DequantizeLinear"]) == (1, 1)
-
-
-def optimized_ops(proto: onnx.ModelProto, folder: Path) -> Counter[str]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(folder / "optimized.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
 def test_names_of_the_file_are_those_of_the_users_layer() -> None:

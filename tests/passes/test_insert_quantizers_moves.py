@@ -93,6 +93,94 @@ def test_on_tensorrt_a_resize_has_grids_of_its_own() -> None:
     )
 
 
+class Padded(nn.Module):
+    """Zeros around an image that a float op made, for a convolution alone, and for a pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.pool = conv(3, 4), nn.Conv2d(4, 4, 3), nn.AvgPool2d(3)
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.b(self.pad(F.hardswish(self.a(x))))
+        return self.pool(F.pad(y, (1, 1, 1, 1)))
+
+
+def check_padded(target: str, expect: str) -> None:
+    check_pass(InsertQuantizers(target_of(target), config_of("w8a8")), Padded(), expect, before=BEFORE_QUANTIZERS)
+
+
+def test_zeros_that_a_convolution_takes_in_keep_the_grid_and_others_have_it_again_on_onnxruntime() -> None:
+    check_padded(
+        "onnxruntime",
+        snapshot("""\
+-%a = Conv2d(%x) : f32[N,4,8,8]  k3 p1  # a
+-%hardswish = Hardswish(%a) : f32[N,4,8,8]  # hardswish
+-%pad = ZeroPad2d(%hardswish) : f32[N,4,9,9]  p0x1x0x1  # pad
+-%b = Conv2d(%pad) : f32[N,4,7,7]  k3  # b
+-%pad_1 = Pad(%b) : f32[N,4,9,9]  pad=(1, 1, 1, 1)  # pad_1
+-%pool = AvgPool2d(%pad_1) : f32[N,4,3,3]  k3 s3  # pool
+-return %pool
++%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
++%a = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # a
++%a_q = MovingAverage(%a) : f32[N,4,8,8]  u8/asym  # a_q
++%hardswish = Hardswish(%a_q) : f32[N,4,8,8]  # hardswish
++%hardswish_q = MovingAverage(%hardswish) : f32[N,4,8,8]  u8/asym  # hardswish_q
++%pad = ZeroPad2d(%hardswish_q) : f32[N,4,9,9]  p0x1x0x1  # pad
++%b = FusedConv2d(%pad, grid=%hardswish_q) : f32[N,4,7,7]  k3  w=s8/ch0  # b
++%b_q = MovingAverage(%b, 0) : f32[N,4,7,7]  u8/asym  # b_q
++%pad_1 = Pad(%b_q) : f32[N,4,9,9]  pad=(1, 1, 1, 1)  # pad_1
++%b_q_1 = MovingAverage(%pad_1, 1) : f32[N,4,9,9]  u8/asym  # b_q
++%pool = AvgPool2d(%b_q_1) : f32[N,4,3,3]  k3 s3  # pool
++%pool_q = MovingAverage(%pool) : f32[N,4,3,3]  u8/asym  # pool_q
++return %pool_q
+"""),
+    )
+
+
+def test_zeros_that_a_convolution_takes_in_keep_the_grid_and_others_are_float_on_tensorrt() -> None:
+    check_padded(
+        "tensorrt",
+        snapshot("""\
+-%a = Conv2d(%x) : f32[N,4,8,8]  k3 p1  # a
++%x_q = MovingAverage(%x) : f32[N,3,8,8]  s8  # x_q
++%a = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # a
+-%pad = ZeroPad2d(%hardswish) : f32[N,4,9,9]  p0x1x0x1  # pad
+-%b = Conv2d(%pad) : f32[N,4,7,7]  k3  # b
++%hardswish_q = MovingAverage(%hardswish) : f32[N,4,8,8]  s8  # hardswish_q
++%pad = ZeroPad2d(%hardswish_q) : f32[N,4,9,9]  p0x1x0x1  # pad
++%b = FusedConv2d(%pad, grid=%hardswish_q) : f32[N,4,7,7]  k3  w=s8/ch0  # b
+-%pool = AvgPool2d(%pad_1) : f32[N,4,3,3]  k3 s3  # pool
++%pad_1_q = MovingAverage(%pad_1) : f32[N,4,9,9]  s8  # pad_1_q
++%pool = AvgPool2d(%pad_1_q) : f32[N,4,3,3]  k3 s3  # pool
+"""),
+    )
+
+
+class Elsewhere(nn.Module):
+    """Borders that no convolution takes in: of channels, before one of its own kind, before a float one, cut off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.channels, self.cut = conv(3, 4), nn.Conv2d(5, 4, 3), conv(4, 4)
+        self.ring, self.excluded = conv(4, 4, padding_mode="circular"), conv(4, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x)
+        z = self.channels(F.pad(y, (1, 1, 1, 1, 0, 1))), self.ring(F.pad(y, (1, 1))), self.excluded(F.pad(y, (0, 1)))
+        return *z, self.cut(F.pad(y, (1, -1))), self.cut(F.pad(y, (1, 1), value=0.5))
+
+
+def test_only_zeros_around_positions_in_front_of_a_quantized_convolution_are_taken_in() -> None:
+    config = qatc.QConfig(rules=(qatc.Rule("excluded", quantize=False),))
+    gm = placed(Elsewhere(), "tensorrt", config)
+    reason = "a padding layer of its own runs in the float precision"
+    floats = {name: why for name, why in reasons(gm).items() if name.startswith("pad")}
+    assert floats == dict.fromkeys(("pad", "pad_1", "pad_2", "pad_3"), reason) | {
+        "pad_4": "Pad-constant has no integer form on tensorrt"
+    }
+
+
 def test_one_grid_at_two_places_has_a_range_for_each() -> None:
     gm = qatc.prepare(randomise(Moves()), images())
     qatc.calibrate(gm, [images()], progress=False)
