@@ -70,3 +70,13 @@ def test_zeros_are_padded_on_codes_or_by_the_convolution(config: str, tmp_path: 
     ops = optimized_ops(lowered.proto, tmp_path)
     assert (ops["Pad"], ops["QuantizeLinear"], ops["DequantizeLinear"]) == (2, 1, 1)
     assert not {"Conv", "FusedConv"} & set(ops)
+
+
+def test_a_border_cut_off_is_no_padding() -> None:
+    config = qatc.QConfig(rules=(qatc.Rule("2", quantize=False),))
+    model = nn.Sequential(conv(3, 4), nn.ZeroPad2d((1, -1, 0, 0)), conv(4, 4))
+    gm = qatc.prepare(randomise(model), images(), config=config)
+    qatc.calibrate(gm, [images(seed=1)], progress=False)
+    lowered = lowered_proto(gm)
+    assert "1/Pad" in {node.name for node in lowered.proto.graph.node}
+    assert verify(gm, lowered, {"input": images(8, 3, 8, 8, seed=2).numpy()}).passed
