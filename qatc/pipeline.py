@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import fx
 
+from qatc.collection import postponed_collection
 from qatc.errors import InvariantError, PassOrderError
 from qatc.invariants import Invariant
 from qatc.ir import source_of
@@ -72,6 +73,7 @@ class Pipeline:
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)
 
+    @postponed_collection()
     def run(self, gm: fx.GraphModule, observers: Iterable[Observer] = (), *, until: str | None = None) -> None:
         """Run the passes (up to and with the one named `until`), checking the graph after each that changed it."""
         names = [step.name for step in self.passes]

@@ -11,6 +11,7 @@ from typing import Any
 from torch import fx, nn
 
 from qatc.arguments import arguments_of
+from qatc.collection import postponed_collection
 from qatc.copies import copied
 from qatc.errors import QatcWarning, TraceError
 from qatc.ir import set_notes, set_why_float
@@ -27,6 +28,7 @@ __all__ = ["record_types", "trace"]
 log = logging.getLogger("qatc")
 
 
+@postponed_collection()
 def trace(model: nn.Module, example_inputs: Any = None, *, strict: bool = False) -> PreparedModel:
     """Return the graph of a copy of the model, with the tensors' types if there are example inputs.
 
@@ -88,7 +90,7 @@ def _tell(found: Traced, strict: bool) -> None:
     for line in found.notes:
         log.info(line)
     for line in (*map(str, found.opaque.values()), *found.warnings):
-        warnings.warn(line, QatcWarning, stacklevel=4)
+        warnings.warn(line, QatcWarning, stacklevel=5)  # the caller of qatc.prepare
 
 
 def make_room(root: nn.Module, graph: fx.Graph) -> None:

@@ -18,8 +18,8 @@ from qatc.tracing.capture import Capture
 from qatc.tracing.frames import place_of
 from qatc.tracing.opaque import Opaque
 from qatc.tracing.parameters import check_reached, unreached
-from qatc.tracing.run import run
-from qatc.tracing.sizes import TooManyDecisionsError
+from qatc.tracing.run import Open, run
+from qatc.tracing.sizes import NothingOpenError, TooManyDecisionsError
 
 # A graph with more nodes for sizes than others, and than these, is better off with the example's sizes.
 _MOST_SIZE_NODES = 40
@@ -39,16 +39,16 @@ def traced(root: nn.Module, model: nn.Module, inputs: Arguments) -> Traced:
     """Trace `root`, a copy of the model. Raises `TraceError`, with file and line, where its Python needs values."""
     opaque: dict[str, Opaque] = {}
     first = _run(root, model, inputs, opaque)
-    best, fixed = first, ""
+    best, notes = first, list(first.sizes.specialised())
     if (first.reads_sizes or first.sizes.fixed_batch()) and not opaque:
-        best, fixed = _with_all_sizes(root, inputs, first)
+        best, notes = _with_all_sizes(root, inputs, first)
     lost = unreached(root, best.graph)
     if lost and (best.anonymous or best.attributes):
         with _without_caches(root):
             again = _retried(root, inputs, opaque)
         if again is not None and len(unreached(root, again.graph)) < len(lost):
             best, lost = again, unreached(root, again.graph)
-    notes = [*best.sizes.specialised(), *filter(None, [fixed])]
+            notes = list(best.sizes.specialised())
     notes += [f"{place} reads the value of a constant: it is part of the graph" for place in best.values_read]
     notes += best.given
     warnings = best.notes
@@ -64,35 +64,39 @@ def traced(root: nn.Module, model: nn.Module, inputs: Arguments) -> Traced:
 
 def _run(root: nn.Module, model: nn.Module, inputs: Arguments, opaque: dict[str, Opaque]) -> Capture:
     try:
-        return run(root, inputs, opaque, all_sizes=False, training=False)
+        return run(root, inputs, opaque, Open.BATCH)
     except QatcError:
         raise
     except Exception as error:
         raise _explained(error, model, inputs) from error
 
 
-def _with_all_sizes(root: nn.Module, inputs: Arguments, first: Capture) -> tuple[Capture, str]:
-    """Return the capture that keeps all sizes open; the first one and the reason where that is not worth it."""
+def _with_all_sizes(root: nn.Module, inputs: Arguments, first: Capture) -> tuple[Capture, list[str]]:
+    """Return the capture that keeps all sizes open, or the first one where that is not worth it; and what to say."""
     opaque: dict[str, Opaque] = {}
+    decided = list(first.sizes.specialised())
     names = " and ".join(dict.fromkeys(name.partition(".")[0] for name in first.sizes.names.values()))
     fixed = f"sizes of {names or 'the inputs'} other than the batch are fixed to those of the example inputs: "
     try:
-        whole = run(root, inputs, opaque, all_sizes=True, training=False)
+        whole = run(root, inputs, opaque, Open.ALL)
+    except NothingOpenError as error:
+        return first, [*error.sizes.specialised(), *decided]
     except TooManyDecisionsError:
-        return first, fixed + "the model decides on them again and again"
+        return first, [*decided, fixed + "the model decides on them again and again"]
     except Exception as error:
-        return first, fixed + f"{type(error).__name__} at {place_of(error).partition(': ')[0]} where they are open"
+        place = place_of(error).partition(": ")[0]
+        return first, [*decided, fixed + f"{type(error).__name__} at {place} where they are open"]
     sizes = sum(node.op != "placeholder" and node not in whole.fakes for node in whole.graph.nodes)
     if opaque or (whole.sizes.fixed_batch() and not first.sizes.fixed_batch()):
-        return first, fixed + "the model cannot be traced where they are open"
+        return first, [*decided, fixed + "the model cannot be traced where they are open"]
     if sizes > max(_MOST_SIZE_NODES, len(whole.fakes)):
-        return first, fixed + f"the model computes {sizes} sizes from them"
-    return whole, ""
+        return first, [*decided, fixed + f"the model computes {sizes} sizes from them"]
+    return whole, list(whole.sizes.specialised())
 
 
 def _retried(root: nn.Module, inputs: Arguments, opaque: dict[str, Opaque]) -> Capture | None:
     try:
-        return run(root, inputs, opaque, all_sizes=False, training=False)
+        return run(root, inputs, opaque, Open.BATCH)
     except Exception:  # what was taken away was no cache: the first graph stands, and its lost parameters are judged
         return None
 
@@ -117,7 +121,7 @@ def _without_caches(root: nn.Module) -> Iterator[None]:
 
 def _follow_training(root: nn.Module, inputs: Arguments, best: Capture, opaque: dict[str, Opaque]) -> list[str]:
     try:
-        trained = run(root, inputs, dict(opaque), all_sizes=False, training=True)
+        trained = run(root, inputs, dict(opaque), Open.NONE, training=True)
     except Exception as error:
         place = place_of(error).partition(": ")[0]
         return [f"the model in training mode cannot be traced (at {place}): training follows its eval mode"]

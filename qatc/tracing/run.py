@@ -1,6 +1,7 @@
 """One run of the capture: fake inputs in, a graph with types out."""
 
 import contextlib
+import enum
 import inspect
 import math
 import operator
@@ -24,19 +25,29 @@ from qatc.tracing.sizes import Sizes, symbolic
 _MOST_DECISIONS = 100
 
 
+class Open(enum.Enum):
+    """Which sizes of the inputs are symbols in a run; all others are those of the example."""
+
+    NONE = enum.auto()
+    BATCH = enum.auto()
+    ALL = enum.auto()
+
+
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
 
-def run(root: nn.Module, inputs: Arguments, opaque: dict[str, Opaque], *, all_sizes: bool, training: bool) -> Capture:
-    """Return the capture of the model on fake inputs: with the batch as a symbol, or all sizes of the inputs.
+def run(
+    root: nn.Module, inputs: Arguments, opaque: dict[str, Opaque], which: Open, *, training: bool = False
+) -> Capture:
+    """Return the capture of the model on fake inputs, some sizes of which are open.
 
     The model is as it was afterwards, whatever its code keeps on itself.
     """
-    sizes = Sizes(_MOST_DECISIONS if all_sizes else math.inf)
+    sizes = Sizes(_MOST_DECISIONS if which is Open.ALL else math.inf, watched=which is Open.ALL)
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=sizes)
     capture = Capture(root, sizes, mode, opaque)
     with _unchanged(root, training):
-        fake = _placeholders(capture, root, inputs, all_sizes)
+        fake = _placeholders(capture, root, inputs, which)
         with mode, enable_python_dispatcher(), torch.enable_grad(), seen_by(capture), capture:
             result = root(*fake.args, **fake.kwargs)
         capture.output(result)
@@ -46,14 +57,14 @@ def run(root: nn.Module, inputs: Arguments, opaque: dict[str, Opaque], *, all_si
     return capture
 
 
-def _placeholders(capture: Capture, root: nn.Module, inputs: Arguments, all_sizes: bool) -> Arguments:
+def _placeholders(capture: Capture, root: nn.Module, inputs: Arguments, which: Open) -> Arguments:
     """Add a placeholder for each argument given, and return the arguments with fake tensors."""
     bound = inspect.signature(root.forward).bind(*inputs.args, **inputs.kwargs)
     batch = batch_size(bound.arguments)
     for name, value in bound.arguments.items():
         parameter = bound.signature.parameters[name]
         star = _STARS.get(parameter.kind, "")
-        fakes = map_tensors(lambda t: _fake(capture, t, batch, all_sizes), value)
+        fakes = map_tensors(lambda t: _fake(capture, t, batch, which), value)
         given = [(path, fake) for path, fake in tensors(fakes) if fake.dim()]
         bound.arguments[name] = fakes
         plain = not (star or tensors(value))
@@ -90,7 +101,7 @@ def _size(sizes: Sizes, size: Any) -> int:
     return sizes.number(sizes.expression(size))
 
 
-def _fake(capture: Capture, tensor: Tensor, batch: int | None, all_sizes: bool) -> Tensor:
+def _fake(capture: Capture, tensor: Tensor, batch: int | None, which: Open) -> Tensor:
     """Return a fake of an input; a batch of one is taken for two, since sizes of one are constants to torch."""
     if not tensor.dim():
         return symbolic(capture.sizes, capture.fake_mode, tensor, [])
@@ -98,7 +109,8 @@ def _fake(capture: Capture, tensor: Tensor, batch: int | None, all_sizes: bool) 
     if in_batch and batch == 1:
         tensor = torch.cat([tensor, tensor])
     channels = 1 if tensor.dim() >= 4 else None
-    dynamic = [in_batch] + [all_sizes and dim != channels for dim in range(1, tensor.dim())]
+    dynamic = [in_batch and which is not Open.NONE]
+    dynamic += [which is Open.ALL and dim != channels for dim in range(1, tensor.dim())]
     return symbolic(capture.sizes, capture.fake_mode, tensor.detach(), dynamic)
 
 

@@ -41,12 +41,21 @@ class TooManyDecisionsError(BaseException):
     """The model decides on sizes again and again; an exception that no handler of the model's code catches."""
 
 
+class NothingOpenError(BaseException):
+    """The model decided on every size but the batch: the rest of the run would be as if they had been numbers."""
+
+    def __init__(self, sizes: "Sizes") -> None:
+        super().__init__()
+        self.sizes = sizes
+
+
 class Sizes(ShapeEnv):
     """The symbols of one tracing, which also notes every question that only the example's sizes could answer."""
 
-    def __init__(self, most_decisions: float = math.inf) -> None:
+    def __init__(self, most_decisions: float = math.inf, *, watched: bool = False) -> None:
+        """`watched`: whether to stop when a decision leaves no size open but the batch."""
         super().__init__(specialize_zero_one=True, duck_shape=False)
-        self.most_decisions = most_decisions
+        self.most_decisions, self.watched = most_decisions, watched
         self.asserting = False
         self.decisions: list[Decision] = []
         self.names: dict[Symbol, str] = {}  # `x.shape[2]`
@@ -63,6 +72,8 @@ class Sizes(ShapeEnv):
             self.decisions.append(Decision(orig_expr, answer, *user_place("run"), direct))
             if len(self.decisions) > self.most_decisions:
                 raise TooManyDecisionsError
+            if self.watched and all(self.replace(symbol).is_number for symbol in self.names.keys() - self.batch):
+                raise NothingOpenError(self)
         return answer
 
     def name_sizes(self, tensor: Tensor, name: str, is_batch: bool) -> list[tuple[Symbol, int]]:
@@ -96,7 +107,9 @@ class Sizes(ShapeEnv):
 
     def values(self) -> dict[Symbol, Any]:
         """Return the example's value of every symbol."""
-        known: dict[Symbol, Any] = getattr(self, "backed_var_to_val", None) or self.var_to_val
+        known: dict[Symbol, Any] = vars(self)[
+            "backed_var_to_val" if "backed_var_to_val" in vars(self) else "var_to_val"
+        ]
         return known
 
     def follows_batch(self, expression: sympy.Basic) -> bool:
