@@ -67,6 +67,7 @@ class Program(nn.Module):
         return [names[i % len(names)] + 0.0 for i in self.read]
 
 
+@pytest.mark.filterwarnings("ignore:the batch is fixed:qatc.QatcWarning")  # by a part along it
 @settings(deadline=None, max_examples=60)
 @given(st.lists(STEPS, min_size=1, max_size=8), st.lists(st.integers(0, 9), min_size=1, max_size=3))
 def test_what_a_program_writes_through_views_is_read_by_every_name(
