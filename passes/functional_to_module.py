@@ -47,23 +47,32 @@ class FunctionalToModule(Pass):
 
 def convert(form: Form, constant: set[fx.Node], gm: fx.GraphModule, node: fx.Node) -> bool:
     """Replace the call by the form's module if the values given allow it."""
-    bound = bind(form, node) if form.fits(node) and node not in constant else None
-    if bound is None:
+    if node in constant:
         return False
-    tensors, values = bound
+    found = as_module(form, node)
+    if found is None:
+        return False
+    module, tensors, computed = found
     if not any(is_tensor(t) for t in tensors) or not any(map(_is_float, (node, *node.all_input_nodes))):
         return False  # arithmetic on sizes, or on integers
+    become_call(gm, node, form.name, module, tensors, computed)
+    return True
+
+
+def as_module(form: Form, node: fx.Node) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]] | None:
+    """Return the form's module for a call, and the arguments that it then takes; None where it cannot express them."""
+    bound = bind(form, node) if form.fits(node) else None
+    if bound is None:
+        return None
+    tensors, values = bound
     computed = {k: v for k, v in values.items() if contains_node(v)}
     if not set(computed) <= form.computed:
-        return False
+        return None
     try:
         module = form.build(**{k: v for k, v in values.items() if k not in computed})
     except (TypeError, ValueError):  # values that torch's own module refuses
-        return False
-    if module is None:
-        return False
-    become_call(gm, node, form.name, module, tuple(tensors), computed)
-    return True
+        return None
+    return None if module is None else (module, tuple(tensors), computed)
 
 
 def become_call(

@@ -15,7 +15,7 @@ from qatc.quantizers.base import Quantizer
 
 _TYPE, _SOURCE, _WHY_FLOAT = "qatc_type", "qatc_source", "qatc_why_float"
 _MOVES, _FUSED_INTO, _CLIPPED_CODES = "qatc_moves_values", "qatc_fused_into", "qatc_clipped_codes"
-_NOTES = "qatc_notes"
+_NOTES, _DIMS = "qatc_notes", "qatc_dims"
 _SHORT = {
     torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64", torch.int64: "i64",
     torch.int32: "i32", torch.int8: "s8", torch.uint8: "u8", torch.bool: "bool",
@@ -34,6 +34,18 @@ class TensorType:
     def __str__(self) -> str:
         dims = ",".join("N" if d is None else str(d) for d in self.shape)
         return f"{_SHORT.get(self.dtype, str(self.dtype).removeprefix('torch.'))}[{dims}]"
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """A size that follows the batch: `factor * batch + rest`."""
+
+    factor: int = 1
+    rest: int = 0
+
+    def __str__(self) -> str:
+        scaled = "batch" if self.factor == 1 else f"{self.factor}*batch"
+        return f"{scaled} + {self.rest}" if self.rest > 0 else f"{scaled} - {-self.rest}" if self.rest else scaled
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,17 @@ def set_tensor_type(node: fx.Node, kind: TensorType | None) -> None:
         node.meta.pop(_TYPE, None)
     else:
         node.meta[_TYPE] = kind
+
+
+def dims_of(node: fx.Node) -> tuple[int | BatchSize, ...] | None:
+    """Return the sizes of the node's tensor, with what is known of those that follow the batch."""
+    found: tuple[int | BatchSize, ...] | None = node.meta.get(_DIMS)
+    return found
+
+
+def set_dims(node: fx.Node, dims: tuple[int | BatchSize, ...]) -> None:
+    """Record the sizes of the node's tensor."""
+    node.meta[_DIMS] = dims
 
 
 def source_of(node: fx.Node) -> Source:

@@ -54,6 +54,12 @@ class FlattenOutputs(Pass):
         return True
 
 
+def output_nodes(gm: fx.GraphModule) -> dict[str, fx.Node]:
+    """Return the output tensors of a graph whose outputs are flat, by name: a lone one is `output`."""
+    result = gm.graph.output_node().args[0]
+    return dict(result) if isinstance(result, dict) else {"output": result}  # type: ignore[dict-item]
+
+
 def unique_names(paths: list[tuple[str, ...]], taken: set[str]) -> list[str]:
     """Return a name for each path, none of them twice and none of those taken."""
     names: list[str] = []

@@ -8,6 +8,7 @@ from torch import fx, nn
 from qatc import ir
 from qatc.constants import value_of
 from qatc.errors import LoweringError, QatcError
+from qatc.lowering.constant_sizes import ConstantSizes
 from qatc.lowering.flatten_inputs import FlattenInputs
 from qatc.lowering.flatten_outputs import FlattenOutputs
 from qatc.lowering.fold_constants import FoldConstants
@@ -19,13 +20,14 @@ from qatc.lowering.lowered_modules import (
     LoweredBatchNorm,
     LoweredLayer,
     LoweredQuantizer,
+    LoweredSubPixel,
     PaddedCodes,
     SumPool,
     representable,
-    weights_of,
 )
 from qatc.lowering.record_types import RecordTypes
-from qatc.lowering.sub_pixel import LoweredSubPixel, SubPixel, sub_pixel
+from qatc.lowering.sub_pixel import SubPixel, sub_pixel
+from qatc.lowering.weights import weights_of
 from qatc.modules import ops
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, GivenBatchNorm, same_tensors
 from qatc.modules.fused import Folded, Fused, FusedBatchNorm
@@ -50,19 +52,32 @@ INACTIVE = (
 
 @dataclass(frozen=True)
 class DropInactive(Pass):
-    """Remove what does nothing in eval mode: dropout and identity."""
+    """Remove what does nothing in eval mode (dropout, identity), or to the sizes at hand (a border of no width)."""
 
     name: ClassVar[str] = "drop-inactive"
 
     def run(self, gm: fx.GraphModule) -> bool:
         """Rewrite the graph; return whether anything changed."""
-        found = [node for node, module in ir.module_calls(gm) if isinstance(module, INACTIVE)]
+        found = [node for node, module in ir.module_calls(gm) if isinstance(module, INACTIVE) or _keeps(node, module)]
         for node in found:
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             gm.graph.erase_node(node)
         if found:
             ir.prune(gm)
         return bool(found)
+
+
+def _keeps(node: fx.Node, module: nn.Module) -> bool:
+    """Say whether a module that gives images another size leaves those that it gets as they are."""
+    kind = ir.tensor_type(node)
+    if kind is None or kind != ir.tensor_type(ir.tensor_inputs(node)[0]):
+        return False
+    match module:
+        case ops.Pad():
+            return not any(node.kwargs.get("pad", module.pad))  # type: ignore[arg-type]
+        case ops.Interpolate() | nn.Upsample():
+            return module.scale_factor is None or node.kwargs.get("size") is not None
+    return isinstance(module, nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d)
 
 
 @dataclass(frozen=True)
@@ -153,6 +168,8 @@ class LowerModules(Pass):
                 node.target, node.args, node.kwargs = path, first.args[:1], sizes
                 if first is not node:
                     gm.graph.erase_node(first)
+            if isinstance(lowered, LoweredSubPixel):
+                _set_phases(node, lowered)
         ir.prune(gm)
         return True
 
@@ -171,9 +188,7 @@ class LowerModules(Pass):
         match module:
             case Quantizer():
                 phases, pad = self._sub_pixel(node.args[0]), ir.module_of(_pad_on_codes(node))
-                arrange = None if phases is None else phases.joined
-                if pad is not None:
-                    arrange = PaddedCodes(pad, module)
+                arrange = phases if pad is None else PaddedCodes.of(pad, module)
                 return LoweredQuantizer(module, self.target, ir.clipped_codes(node), arrange)
             case FusedBatchNorm():
                 return self._batch_norm(node, module)
@@ -283,6 +298,19 @@ def _pad_on_codes(node: fx.Node) -> fx.Node | None:
     return pad if source is not None and source.target == node.target and len(pad.users) == 1 else None
 
 
+def _set_phases(node: fx.Node, lowered: LoweredSubPixel) -> None:
+    """Record that the node gives phases, whose positions the quantizers behind it join."""
+    source, kind = (ir.tensor_type(n) for n in (ir.tensor_inputs(node)[0], node))
+    assert source is not None
+    assert kind is not None
+    places = lowered.form.places([size for size in source.shape[-len(lowered.form.axes) :] if size is not None])
+    sizes = (len(lowered.weight_codes), *places)
+    ir.set_tensor_type(node, ir.TensorType(kind.dtype, (kind.shape[0], *sizes)))
+    dims = ir.dims_of(node)
+    if dims is not None:
+        ir.set_dims(node, (dims[0], *sizes))
+
+
 # Arguments of a layer that its form in the file holds itself.
 _OF_LAYERS = (*ir.GIVEN, "bn", "grid")
 _RANKS = {nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3}
@@ -306,5 +334,5 @@ FLAT_SIGNATURE = (FlattenInputs(), RecordTypes(), FlattenOutputs())
 
 def lowering_pipeline(target: Target) -> Pipeline:
     """Return the passes from a trained graph to an exportable one."""
-    rewrites = (FoldConstants(), DropInactive(), DropCoveredClips(target), LowerModules(target))
+    rewrites = (ConstantSizes(), FoldConstants(), DropInactive(), DropCoveredClips(target), LowerModules(target))
     return Pipeline((*FLAT_SIGNATURE, *rewrites))

@@ -11,10 +11,9 @@ import torch
 from torch import fx, nn
 
 from qatc.errors import CalibrationError, LoweringError
-from qatc.lowering.export import export, finished
-from qatc.lowering.flatten_inputs import input_types
+from qatc.lowering.emit import emitted
+from qatc.lowering.export import LEAST_WRITTEN, finished
 from qatc.lowering.lower_modules import lowering_pipeline
-from qatc.lowering.record_types import example
 from qatc.masks import masks
 from qatc.pipeline import DumpFolder
 from qatc.prepared import PreparedModel
@@ -77,8 +76,7 @@ def lowered_proto(
     if dumps is not None:
         dumps.start(gm)
     lowering_pipeline(chosen).run(gm, () if dumps is None else (dumps,))
-    onnx_model = export(fx.GraphModule(gm, gm.graph), input_types(gm), example(gm), opset)
-    proto = finished(onnx_model, opset, {"qatc.target": chosen.name})
+    proto = finished(emitted(gm, max(opset, LEAST_WRITTEN)), opset, {"qatc.target": chosen.name})
     findings = lint(proto, chosen.lint)
     errors = [str(f) for f in findings if f.severity == "error"]
     if errors:

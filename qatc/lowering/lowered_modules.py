@@ -1,29 +1,32 @@
-"""What each module of a trained graph becomes in the file: codes and scales as tensors, in operators that ONNX has."""
+"""What each module of a trained graph becomes in the file: codes and scales as tensors, in operators that ONNX has.
+
+What is quantized holds what the file does, and computes nothing by itself.
+"""
 
 import copy
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qatc.lowering import onnx_ops
+from qatc.lowering.sub_pixel import SubPixel
+from qatc.lowering.weights import Weights
 from qatc.modules.fused import Folded, Fused
 from qatc.modules.kinds import pad_widths
 from qatc.quantizers import Quantizer
 from qatc.quantizers.fake_quantize import bias_codes, snap
-from qatc.quantizers.grid import codes, dequantize
-from qatc.spec import QuantSpec
+from qatc.quantizers.grid import dequantize
 from qatc.targets import Target
 
 
 class LoweredQuantizer(nn.Module):
     """QuantizeLinear and DequantizeLinear of one tensor.
 
-    Its codes are limited to those of `limits` if there are any, and moved to other places by `arrange`, which is given
-    sizes that the network computes.
+    Its codes are limited to those of `limits` if there are any, and then arranged: phases are put side by side, or the
+    zero point is put around them.
     """
 
     scale: Tensor
@@ -34,7 +37,7 @@ class LoweredQuantizer(nn.Module):
         quantizer: Quantizer,
         target: Target,
         limits: tuple[float, float] | None = None,
-        arrange: Callable[..., Tensor] | None = None,
+        arrange: "SubPixel | PaddedCodes | None" = None,
     ) -> None:
         super().__init__()
         spec, self.arrange = quantizer.spec, arrange
@@ -51,29 +54,18 @@ class LoweredQuantizer(nn.Module):
         elif spec.bits < 8:
             self.limits = representable(quantizer)
 
-    def forward(self, x: Tensor, **sizes: Any) -> Tensor:
-        """Return x on its grid."""
-        if self.limits is not None:
-            x = torch.clamp(x, *self.limits)
-        code: Tensor = onnx_ops.quantize(x, self.scale, self.zero_point)
-        if self.clip_codes:
-            code = onnx_ops.clip_codes(code, self.low, self.high)
-        if self.arrange is not None:
-            code = self.arrange(code, **sizes)
-        result: Tensor = onnx_ops.dequantize(code, self.scale, self.zero_point, 1)
-        return result
 
-
+@dataclass(frozen=True)
 class PaddedCodes:
-    """A pad with zeros, of codes: with the zero point."""
+    """A pad with zeros, of codes: with the zero point. The widths are of the last dimension first."""
 
-    def __init__(self, pad: nn.Module, quantizer: Quantizer) -> None:
-        self.widths = pad_widths(pad)
-        self.zero = float(quantizer.checked_grid(torch.empty(0)).zero_point)
+    widths: tuple[int, ...]
+    zero: int
 
-    def __call__(self, codes: Tensor, pad: Any = None) -> Tensor:
-        """Return the codes with their border, of the pad's own widths or of those given."""
-        return F.pad(codes, self.widths if pad is None else pad, value=self.zero)
+    @classmethod
+    def of(cls, pad: nn.Module, quantizer: Quantizer) -> "PaddedCodes":
+        """Return what a pad does to the codes of a quantizer."""
+        return cls(pad_widths(pad), int(quantizer.checked_grid(torch.empty(0)).zero_point))
 
 
 def representable(quantizer: Quantizer) -> tuple[float, float]:
@@ -81,28 +73,6 @@ def representable(quantizer: Quantizer) -> tuple[float, float]:
     grid, spec = quantizer.checked_grid(torch.empty(0)), quantizer.spec
     low, high = (dequantize(torch.tensor(float(code)), grid, spec) for code in (spec.qmin, spec.qmax))
     return float(low), float(high)
-
-
-class Weights(NamedTuple):
-    """A layer's weight as codes with their grid, its float bias, and the step of that bias's codes if it has a grid."""
-
-    codes: Tensor
-    scale: Tensor
-    spec: QuantSpec
-    bias: Tensor | None
-    bias_step: Tensor | None
-
-
-def weights_of(layer: Fused, folded: Folded, grid: Quantizer | None) -> Weights:
-    """Return what the layer computes with in eval mode: the simulation's own weight codes and bias."""
-    quantizer = layer.weight_quantizer
-    assert quantizer is not None
-    floor = layer.least_scale(folded.bias, grid)
-    weight_grid = quantizer.checked_grid(folded.weight, folded.gain, floor)
-    code = codes(folded.weight.detach(), weight_grid, quantizer.spec)
-    bias = None if folded.bias is None else folded.bias.detach()
-    step = None if grid is None or bias is None else layer.bias_step(folded.weight, folded.gain, floor, grid)
-    return Weights(code, weight_grid.scale, quantizer.spec, bias, step)
 
 
 class LoweredLayer(nn.Module):
@@ -135,47 +105,22 @@ class LoweredLayer(nn.Module):
             bias, grid_step = weights.bias, weights.bias_step
             self.register_buffer("bias", bias if bias is None or grid_step is None else snap(bias, grid_step))
 
-    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
-        """Return the layer's output."""
-        y = self.compute(x, self.dequantized_weight(), self.dequantized_bias(), output_size)
-        return y if self.activation is None else self.activation(y)
-
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
-        """Apply the torch layer."""
-        return self.layer[0].compute(x, weight, bias, output_size)
-
-    def dequantized_weight(self) -> Tensor:
-        """Return the float weight of the codes."""
-        weight: Tensor = onnx_ops.dequantize(self.weight_codes, self.weight_scale, self.weight_zero_point, self.axis)
-        return weight
-
-    def dequantized_bias(self) -> Tensor | None:
-        """Return the float bias, on its grid."""
-        if not self.int32_bias:
-            return self.bias
-        bias: Tensor = onnx_ops.dequantize(self.bias_codes, self.bias_scale, self.bias_zero_point, 0)
-        return bias
-
-
-# By the number of dimensions of what they read.
-CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
-
 
 class LoweredBatchNorm(LoweredLayer):
     """A multiply-add per channel as a depthwise convolution of one position, which runtimes have in integers."""
 
     def __init__(self, layer: Fused, weights: Weights, target: Target, rank: int) -> None:
-        channels = len(weights.codes)
-        convolved = max(rank, 3)
-        shaped = weights.codes.view(channels, *[1] * (convolved - 1))
+        self.rank = rank
+        shaped = weights.codes.view(-1, *[1] * (max(rank, 3) - 1))
         super().__init__(layer, weights._replace(codes=shaped), target)
-        self.channels, self.without_positions = channels, rank == 2
-        self.convolve = CONVOLUTIONS[convolved]
 
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
-        """Convolve each channel with its factor; [N, C] as of one position."""
-        y = self.convolve(x.unsqueeze(-1) if self.without_positions else x, weight, bias, groups=self.channels)
-        return y.squeeze(-1) if self.without_positions else y
+
+class LoweredSubPixel(LoweredLayer):
+    """A transposed convolution as one whose channels are phases; the quantizer behind it puts them side by side."""
+
+    def __init__(self, layer: Fused, weights: Weights, target: Target, form: SubPixel) -> None:
+        super().__init__(layer, form.weights(weights), target)
+        self.form = form
 
 
 class FloatLayer(nn.Module):
@@ -224,7 +169,7 @@ class GlobalAveragePool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, C, 1, ...], or [N, C]."""
-        y: Tensor = onnx_ops.global_average_pool(x)
+        y = x.mean(tuple(range(2, x.dim())), keepdim=True)
         return y if self.keepdim else torch.flatten(y, 1)
 
 

@@ -6,19 +6,18 @@ phases of a channel become channels of one convolution, put side by side afterwa
 arXiv:1609.07009). It adds the same products, and zeros, so the integers are the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qatc.errors import LoweringError
 from qatc.ir import TensorType
-from qatc.lowering.lowered_modules import CONVOLUTIONS, LoweredLayer, Weights
+from qatc.lowering.weights import Weights
 from qatc.modules.transposed import FusedConvTranspose
-from qatc.targets import Target
 
 
 @dataclass(frozen=True)
@@ -110,23 +109,12 @@ class SubPixel:
         """Return what each channel has, for each of its phases; what all have in common stays."""
         return values.repeat_interleave(self.phases) if values.dim() else values
 
-    def joined(self, x: Tensor) -> Tensor:
-        """Return the phases [N, out * phases, ...] side by side, [N, out, ...]."""
-        rank, strides = len(self.axes), [axis.stride for axis in self.axes]
-        channels, *places = x.shape[1:]
-        if self.phases == 1:
-            joined = x
-        elif strides == [strides[0], strides[0]]:
-            joined = F.pixel_shuffle(x, strides[0])  # one node, and twice as fast in ONNX Runtime
-        else:
-            pairs = [d for i in range(rank) for d in (2 + rank + i, 2 + i)]
-            sizes = [s * n for s, n in zip(strides, places, strict=True)]
-            apart = x.reshape(-1, channels // self.phases, *strides, *places)
-            joined = apart.permute(0, 1, *pairs).reshape(-1, channels // self.phases, *sizes)
-        for dim, axis in enumerate(self.axes, start=2):
-            if any(axis.crop):
-                joined = joined.narrow(dim, axis.crop[0], joined.shape[dim] - sum(axis.crop))
-        return joined
+    def places(self, sizes: Sequence[int]) -> list[int]:
+        """Return how many positions the convolution gives of so many."""
+        return [
+            size + sum(axis.padding) - axis.dilation * (len(axis.taps[0]) - 1)
+            for size, axis in zip(sizes, self.axes, strict=True)
+        ]
 
 
 def sub_pixel(layer: FusedConvTranspose, reads: TensorType | None, gives: TensorType | None) -> SubPixel:
@@ -148,17 +136,3 @@ def sub_pixel(layer: FusedConvTranspose, reads: TensorType | None, gives: Tensor
         least = (reading - 1) * stride - 2 * padding + (kernel - 1) * dilation + 1
         axes.append(axis_of(kernel, stride, padding, dilation, giving - least))
     return SubPixel(tuple(axes), geometry.groups)
-
-
-class LoweredSubPixel(LoweredLayer):
-    """The convolution, phases as channels; the quantizer behind it puts their codes side by side."""
-
-    def __init__(self, layer: FusedConvTranspose, weights: Weights, target: Target, form: SubPixel) -> None:
-        super().__init__(layer, form.weights(weights), target)
-        self.padding = [width for axis in reversed(form.axes) for width in axis.padding]
-        self.dilation, self.groups = tuple(axis.dilation for axis in form.axes), form.groups
-
-    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
-        """Convolve; the padding becomes the convolution's own in the file."""
-        convolve = CONVOLUTIONS[x.dim()]
-        return convolve(F.pad(x, self.padding), weight, bias, dilation=self.dilation, groups=self.groups)

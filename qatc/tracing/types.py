@@ -19,6 +19,14 @@ def record_types(gm: fx.GraphModule, example_inputs: Any, another_batch: Any = N
     Where there is no example of another batch, every tensor with as many rows as the first tensor gets a row more.
     Raises `TraceError` if the graph does not run on the inputs.
     """
+    for node, (first, second) in types_at_two_batches(gm, example_inputs, another_batch).items():
+        set_tensor_type(node, first if first is None or second is None else merged(first, second))
+
+
+def types_at_two_batches(
+    gm: fx.GraphModule, example_inputs: Any, another_batch: Any = None
+) -> dict[fx.Node, tuple[TensorType | None, TensorType | None]]:
+    """Return every tensor's type on the inputs, and on those with another batch; see `record_types`."""
     arguments = arguments_of(example_inputs, gm.forward)
     more = grown(arguments) if another_batch is None else arguments_of(another_batch, gm.forward)
     first = _types(gm, arguments.bound(gm.forward))
@@ -26,12 +34,14 @@ def record_types(gm: fx.GraphModule, example_inputs: Any, another_batch: Any = N
         second = _types(gm, more.bound(gm.forward))
     except TraceError:  # the model fixes its batch
         second = first
-    for node, kind in first.items():
-        other = second.get(node, kind)
-        if kind is not None and other is not None and len(kind.shape) == len(other.shape):
-            shape = tuple(a if a == b else None for a, b in zip(kind.shape, other.shape, strict=True))
-            kind = TensorType(kind.dtype, shape)
-        set_tensor_type(node, kind)
+    return {node: (kind, second.get(node)) for node, kind in first.items()}
+
+
+def merged(first: TensorType, second: TensorType) -> TensorType:
+    """Return the type of a tensor from those at two batches, where the rank is the same at both."""
+    if len(first.shape) != len(second.shape):
+        return first
+    return TensorType(first.dtype, tuple(a if a == b else None for a, b in zip(first.shape, second.shape, strict=True)))
 
 
 class _TypeRecorder(fx.Interpreter):

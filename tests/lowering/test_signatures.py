@@ -18,8 +18,7 @@ from qatc.arguments import arguments_of
 from qatc.cli import lower_main
 from qatc.errors import CheckpointError, LoweringError, VerificationError
 from qatc.lowering import lowered_proto, verify
-from qatc.lowering.export import output_names
-from qatc.lowering.flatten_outputs import FlattenOutputs
+from qatc.lowering.flatten_outputs import FlattenOutputs, output_nodes
 from qatc.lowering.verify import session
 from qatc.nested import tensors
 from qatc.prepared import remember
@@ -242,7 +241,7 @@ def test_outputs_are_named_by_where_they_stood(returned: Callable[..., Any], nam
     gm = fx.GraphModule(nn.Module(), graph)
     FlattenOutputs().run(gm)
     gm.graph.lint()
-    assert output_names(gm) == names
+    assert list(output_nodes(gm)) == names
     assert all(isinstance(value, torch.Tensor) for _, value in tensors(gm(images(2, 3))))
     assert not [node for node in gm.graph.nodes if isinstance(node.target, type)]
     assert FlattenOutputs().run(gm) is False

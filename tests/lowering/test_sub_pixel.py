@@ -46,7 +46,9 @@ def test_sums_are_the_same_in_every_geometry(kernel: int, stride: int) -> None:
             F.pad(x, axis.padding), form.kernel(weight), None, dilation=axis.dilation, groups=form.groups
         )  # fmt: skip
         expected = F.conv_transpose1d(x, weight, None, stride, padding, output_padding, groups, dilation)
-        assert torch.equal(form.joined(phases), expected), (padding, dilation, output_padding, groups)
+        apart = phases.unflatten(1, (-1, stride)).transpose(2, 3).flatten(2)
+        joined = apart[..., axis.crop[0] : apart.shape[-1] - axis.crop[1]]
+        assert torch.equal(joined, expected), (padding, dilation, output_padding, groups)
         seen += 1
     assert seen > 5
 
@@ -105,7 +107,7 @@ def test_names_of_the_file_are_those_of_the_users_layer() -> None:
     behind = [node.name for node in proto.graph.node if node.name.startswith("1")]
     assert behind == [
         "1/DequantizeLinear", "1/DequantizeLinear_1", "1/Conv", "1_q/QuantizeLinear", "1_q/DepthToSpace", "1_q/Slice",
-        "1_q/Slice_1", "1_q/DequantizeLinear",
+        "1_q/DequantizeLinear",
     ]  # fmt: skip
 
 
