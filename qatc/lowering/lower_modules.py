@@ -1,4 +1,4 @@
-"""The passes from a trained graph to one that the exporter writes as it stands."""
+"""The passes from a trained graph to one whose modules each have one form in the file."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -333,6 +333,6 @@ FLAT_SIGNATURE = (FlattenInputs(), RecordTypes(), FlattenOutputs())
 
 
 def lowering_pipeline(target: Target) -> Pipeline:
-    """Return the passes from a trained graph to an exportable one."""
+    """Return the passes from a trained graph to one that can be written."""
     rewrites = (ConstantSizes(), FoldConstants(), DropInactive(), DropCoveredClips(target), LowerModules(target))
     return Pipeline((*FLAT_SIGNATURE, *rewrites))

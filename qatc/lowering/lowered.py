@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from qatc.errors import CalibrationError, LoweringError
 from qatc.lowering.emit import emitted
-from qatc.lowering.export import LEAST_WRITTEN, finished
+from qatc.lowering.finish import LEAST_WRITTEN, finished
 from qatc.lowering.lower_modules import lowering_pipeline
 from qatc.masks import masks
 from qatc.pipeline import DumpFolder

@@ -14,7 +14,7 @@ from qatc.lowering.emit import emitted, pieces
 from qatc.lowering.emit.builder import DeclinedError
 from qatc.lowering.emit.layers import LAYERS
 from qatc.lowering.emit.table import MODULES, form_of
-from qatc.lowering.export import finished
+from qatc.lowering.finish import finished
 from qatc.lowering.lower_modules import INACTIVE
 from qatc.lowering.lowered_modules import FloatLayer
 from qatc.lowering.verify import session

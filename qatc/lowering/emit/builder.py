@@ -90,6 +90,8 @@ class Builder:
         """Return a number, or a size, as a value without dimensions."""
         if isinstance(given, Size):
             return self.cast(typed(self.op("Squeeze", given.value, [0]), TensorType(torch.int64, ())), dtype)
+        if not isinstance(given, int | float):
+            raise DeclinedError
         return constant(torch.tensor(given, dtype=dtype))
 
     def parameter(self, path: str, tensor: Tensor) -> Value:

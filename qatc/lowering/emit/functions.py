@@ -22,20 +22,19 @@ def _compare(kind: str, negated: bool = False) -> Function:
     return write
 
 
-def _promoted(b: Builder, *given: Any) -> list[Any]:
+def _promoted(b: Builder, *given: Any) -> list[Value]:
     """Return operands in the element type in which torch compares them."""
-    tensors = [x for x in given if isinstance(x, Value)]
-    dtype = dtype_of(tensors[0])
-    for x in given:
-        if isinstance(x, Value):
-            dtype = torch.promote_types(dtype, dtype_of(x))
-        elif isinstance(x, float) and not dtype.is_floating_point:
-            dtype = torch.float32
-        elif not isinstance(x, int | float | Size):
-            raise DeclinedError
+    dtype = torch.result_type(*(_stand_in(x) for x in given))
     if dtype == torch.bool:
         dtype = torch.int32  # ONNX orders no bools
     return [b.cast(x, dtype) if isinstance(x, Value) else b.number(x, dtype) for x in given]
+
+
+def _stand_in(x: Any) -> Any:
+    """Return a tensor of the same type and rank, which is all that promotion asks for; a number is itself."""
+    if isinstance(x, Value):
+        return torch.empty([1] * len(shape_of(x)), dtype=dtype_of(x), device="meta")
+    return x if isinstance(x, int | float) else 1
 
 
 def _logic(kind: str) -> Function:
@@ -49,6 +48,8 @@ def _logic(kind: str) -> Function:
 
 
 def _where(b: Builder, condition: Value, input: Any, other: Any) -> Value:
+    if dtype_of(condition) != torch.bool:
+        raise DeclinedError
     x, y = (b.cast(v, b.gives.dtype) if isinstance(v, Value) else b.number(v, b.gives.dtype) for v in (input, other))
     return b.where(condition, x, y)
 
@@ -135,6 +136,13 @@ def _triangle(upper: int) -> Function:
     return write
 
 
+def _rounding(kind: str) -> Function:
+    def write(b: Builder, input: Value) -> Value:
+        return b.op(kind, input) if dtype_of(input).is_floating_point else input
+
+    return write
+
+
 _COMPARISONS: Mapping[str, tuple[str, bool]] = {
     "gt": ("Greater", False), "greater": ("Greater", False), "ge": ("GreaterOrEqual", False),
     "greater_equal": ("GreaterOrEqual", False), "lt": ("Less", False), "less": ("Less", False),
@@ -152,8 +160,8 @@ _OTHERS: Mapping[str, Function] = {
     "new_ones": _made(1, reads=1), "new_full": _made(None, reads=1), "zeros_like": _like(0), "ones_like": _like(1),
     "full_like": _like(None), "getitem": _getitem,
     "tril": _triangle(0), "triu": _triangle(1), "detach": lambda b, input: input,
-    "floor": lambda b, input: b.op("Floor", input), "ceil": lambda b, input: b.op("Ceil", input),
-    "round": lambda b, input: b.op("Round", input), "sign": lambda b, input: b.op("Sign", input),
+    "floor": _rounding("Floor"), "ceil": _rounding("Ceil"), "round": _rounding("Round"),
+    "sign": lambda b, input: b.op("Sign", input),
 }  # fmt: skip
 
 

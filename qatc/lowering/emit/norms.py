@@ -13,6 +13,8 @@ from qatc.modules import ops
 
 def _reduction(kind: str) -> Form:
     def write(b: Builder, m: ops.Mean, x: Value) -> Value:
+        if b.gives.dtype == torch.bool:
+            raise DeclinedError
         dims = (m.dim,) if isinstance(m.dim, int) else m.dim or range(len(shape_of(x)))
         return b.op(kind, b.cast(x, b.gives.dtype), list(dims), keepdims=int(m.keepdim))
 

@@ -15,10 +15,15 @@ def reshaped(b: Builder, m: nn.Module, x: Value, shape: Any = None) -> Value:
     """Reshape x to what the call gives."""
     if sum(size is None for size in b.gives.shape) <= 1:
         return b.reshape(x, b.gives.shape)
-    wanted = getattr(m, "shape", None) if shape is None else shape
-    if not isinstance(wanted, Sequence) or 0 in wanted:
+    wanted = listed(getattr(m, "shape", None) if shape is None else shape)
+    if 0 in wanted or not all(isinstance(size, int | Size) for size in wanted):
         raise DeclinedError
-    return b.op("Reshape", x, list(wanted))
+    return b.op("Reshape", x, wanted)
+
+
+def listed(sizes: Any) -> list[Any]:
+    """Return sizes that may be a single one as a list."""
+    return list(sizes) if isinstance(sizes, list | tuple) else [sizes]
 
 
 def transposed(b: Builder, x: Value, order: Sequence[int]) -> Value:
@@ -67,7 +72,7 @@ def _concat(b: Builder, m: ops.Concat, tensors: Any) -> Value:
 
 def _expand(b: Builder, m: ops.Expand, x: Value, other: Value | None = None, size: Any = None) -> Value:
     gives = b.gives.shape
-    sizes: Any = [None] * len(gives) if other is not None else m.size if size is None else size
+    sizes = [None] * len(gives) if other is not None else listed(m.size if size is None else size)
     return expanded(b, x, [_size(b, other, d, *pair) for d, pair in enumerate(zip(gives, sizes, strict=True))])
 
 
@@ -93,7 +98,7 @@ def expanded(b: Builder, x: Value, sizes: Sequence[Any]) -> Value:
 
 
 def _tile(b: Builder, m: ops.Tile, x: Value, repeats: Any = None) -> Value:
-    factors = list(m.repeats if repeats is None else repeats)
+    factors = listed(m.repeats if repeats is None else repeats)
     missing = len(factors) - len(shape_of(x))
     if missing > 0:
         x = b.op("Unsqueeze", x, list(range(missing)))

@@ -24,7 +24,7 @@ def finished(model: onnx_ir.Model, opset: int, metadata: dict[str, str]) -> onnx
 
 
 def downgraded(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Return the model in an older opset than the exporter writes; a `LoweringError` where an op has no older form."""
+    """Return the model in an older opset than it was written in; a `LoweringError` where an op has no older form."""
     try:
         older = onnx.version_converter.convert_version(proto, max(opset, _LEAST_CONVERTED))
         if opset < _LEAST_CONVERTED:
