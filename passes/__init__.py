@@ -12,6 +12,7 @@ from qatc.passes.functional_to_module import FunctionalToModule
 from qatc.passes.functionalize import Functionalize
 from qatc.passes.fuse_conv_bn_act import FuseConvBnAct
 from qatc.passes.insert_quantizers import InsertQuantizers
+from qatc.passes.leave_clips import LeaveClips
 from qatc.passes.share_scales import ShareScales
 from qatc.pipeline import Pass, Pipeline
 from qatc.spec import QConfig
@@ -31,10 +32,12 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
         InsertQuantizers(target, config),
         ShareScales(target),  # tensors that the target wants on one grid
     )
-    return Pipeline((*passes, ConstrainPow2Scales()) if config.pow2 else passes)
+    pow2 = (ConstrainPow2Scales(),) if config.pow2 else ()
+    return Pipeline((*passes, *pow2, LeaveClips()))  # a matter of speed alone
 
 
 __all__ = [
     "ConstrainPow2Scales", "DecomposeComposites", "DedupModules", "FoldBnSelf", "FunctionalToLayer",
-    "FunctionalToModule", "Functionalize", "FuseConvBnAct", "InsertQuantizers", "ShareScales", "qat_pipeline",
+    "FunctionalToModule", "Functionalize", "FuseConvBnAct", "InsertQuantizers", "LeaveClips", "ShareScales",
+    "qat_pipeline",
 ]  # fmt: skip

@@ -184,7 +184,7 @@ class _Placement:
         path = ir.free_path(self.gm, _quantizer_path(tensor))
         config = self._activation_config(tensor)
         spec = self._spec(tensor, config.activation_bits)
-        quantizer = activation_quantizer(config.activation_quantizer, spec)
+        quantizer = activation_quantizer(config.activation_quantizer, spec, config.activation_range)
         ir.set_module(self.gm, path, quantizer.train(self.gm.training))
         self._insert_call(tensor, path, path, readers)
 
@@ -222,13 +222,14 @@ class _Placement:
         assert module is not None
         config = self.layers[path]
         if isinstance(module, FusedBatchNorm):  # a factor per channel: exact at 8 bits, a step of its own cannot help
-            config = replace(config, weight_bits=8, weight_quantizer="minmax", per_channel=True)
+            config = replace(config, weight_bits=8, weight_quantizer="tracked", weight_range=None, per_channel=True)
         kind = op_kind(module)
         axis = module.weight_axis if config.per_channel and kind in self.target.weight.per_channel else None
         spec = QuantSpec(config.weight_bits, axis=axis, narrow=self.target.weight.narrow)
         given = {name: value_of(self.gm, tensor) for name, tensor in ir.given_tensors(node).items()}
         weight = module.fold(_batch_norm_of(node) if axis is None else None, **given).weight
-        module.weight_quantizer = weight_quantizer(config.weight_quantizer, spec, weight).train(self.gm.training)
+        quantizer = weight_quantizer(config.weight_quantizer, spec, weight, config.weight_range)
+        module.weight_quantizer = quantizer.train(self.gm.training)
         ir.set_module(self.gm, path, module)
         source = ir.grid_source(node.args[0])
         if source is not None:

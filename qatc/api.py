@@ -122,8 +122,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
     if count == 0:
         raise CalibrationError("there was no batch to calibrate with", remedy="pass a loader that yields batches")
     for name, quantizer in found.items():
-        quantizer.settle()
-        if not quantizer.ready:
+        if not quantizer.settle():
             raise CalibrationError(
                 f"the range of {name} is not finite", remedy="look for NaN or infinity in the data and the weights"
             )
@@ -135,7 +134,7 @@ def _recording(model: nn.Module, found: Iterable[Quantizer]) -> Iterator[None]:
     found = tuple(found)
     model.eval()
     for quantizer in found:
-        quantizer.recording = True
+        quantizer.recording = quantizer.finite = True
     try:
         yield
     finally:

@@ -70,12 +70,18 @@ class QuantSpec:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """What is asked of one layer; `activation_bits` is the width of the tensors that it reads."""
+    """What is asked of one layer; `activation_bits` is the width of the tensors that it reads.
+
+    The quantizers are named in `qatc.quantizers`, the estimators of their ranges in `qatc.ranges`; without one a
+    quantizer takes its own.
+    """
 
     weight_bits: int = 8
     activation_bits: int = 8
-    weight_quantizer: str = "minmax"
-    activation_quantizer: str = "moving_average"
+    weight_quantizer: str = "tracked"
+    activation_quantizer: str = "tracked"
+    weight_range: str | None = None
+    activation_range: str | None = None
     per_channel: bool = True
     quantize: bool = True
 
@@ -100,6 +106,8 @@ class Rule:
     activation_bits: int | None = None
     weight_quantizer: str | None = None
     activation_quantizer: str | None = None
+    weight_range: str | None = None
+    activation_range: str | None = None
     per_channel: bool | None = None
     quantize: bool | None = None
 

@@ -40,9 +40,9 @@ WEIGHT_SPECS = {
 }
 
 
-def calibrated(name: str, spec: QuantSpec, *seen: Tensor) -> Quantizer:
+def calibrated(name: str, spec: QuantSpec, *seen: Tensor, estimate: str | None = None) -> Quantizer:
     """Return an activation quantizer in eval mode that has recorded the values."""
-    quantizer = activation_quantizer(name, spec).eval()
+    quantizer = activation_quantizer(name, spec, estimate).eval()
     quantizer.recording = True
     for x in seen:
         assert quantizer(x) is x

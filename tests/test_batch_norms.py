@@ -48,11 +48,11 @@ def test_its_activation_is_a_module_behind_it() -> None:
     assert kinds(model) == snapshot(["Conv2d", "BatchNorm2d", "Identity", "ReLU", "Conv2d"])
     assert format_graph(placed(model), locations=False) == snapshot("""\
 %input_1 = input() : f32[N,3,8,8]  # input
-%input_q = MovingAverage(%input_1) : f32[N,3,8,8]  u8/asym  # input_q
+%input_q = Tracked(%input_1) : f32[N,3,8,8]  u8/asym  # input_q
 %_0 = FusedConv2d(%input_q, bn=%1, grid=%input_q) : f32[N,4,8,8]  k3 p1 act=ReLU  w=s8/ch0  # 0
-%_0_q = MovingAverage(%_0) : f32[N,4,8,8]  u8  # 0_q
+%_0_q = Tracked(%_0) : f32[N,4,8,8]  u8  # 0_q
 %_2 = FusedConv2d(%_0_q, grid=%0_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # 2
-%_2_q = MovingAverage(%_2) : f32[N,4,8,8]  u8/asym  # 2_q
+%_2_q = Tracked(%_2) : f32[N,4,8,8]  u8/asym  # 2_q
 return %_2_q
 """)
 
@@ -147,18 +147,18 @@ def test_statistics_by_other_names_are_arguments_and_the_op_is_float() -> None:
     gm = placed(model)
     assert format_graph(gm, locations=False) == snapshot("""\
 %x = input() : f32[N,3,8,8]  # x
-%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
+%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym  # x_q
 %conv = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # conv
-%conv_q = MovingAverage(%conv) : f32[N,4,8,8]  u8/asym  # conv_q
+%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8/asym  # conv_q
 %mean = parameter(mean) : f32[4]  # mean
 %var = parameter(var) : f32[4]  # var
 %gamma = parameter(gamma) : f32[4]  # gamma
 %beta = parameter(beta) : f32[4]  # beta
 %batch_norm = GivenBatchNorm(%conv_q, weight=%gamma, bias=%beta, running_mean=%mean, running_var=%var) : f32[N,4,8,8]  eps=0.001 momentum=0.2  # batch_norm
 %relu = ReLU(%batch_norm) : f32[N,4,8,8]  # relu
-%relu_q = MovingAverage(%relu) : f32[N,4,8,8]  u8  # relu_q
+%relu_q = Tracked(%relu) : f32[N,4,8,8]  u8  # relu_q
 %head = FusedConv2d(%relu_q, grid=%relu_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # head
-%head_q = MovingAverage(%head) : f32[N,4,8,8]  u8/asym  # head_q
+%head_q = Tracked(%head) : f32[N,4,8,8]  u8/asym  # head_q
 return %head_q
 """)  # noqa: E501  (the dump has long lines)
     assert reasons(gm) == snapshot(
@@ -176,13 +176,13 @@ def test_batch_norms_of_several_places_are_left_alone_correctly() -> None:
         check_same_function(float_model, gm, [images()])
     assert format_graph(placed(OneBatchNormTwoDresses()), locations=False) == snapshot("""\
 %x = input() : f32[N,3,8,8]  # x
-%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
+%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym  # x_q
 %conv = FusedConv2d(%x_q, bn=%bn, grid=%x_q) : f32[N,3,8,8]  k3 p1  w=s8/ch0  # conv
-%conv_q = MovingAverage(%conv) : f32[N,3,8,8]  u8/asym  # conv_q
+%conv_q = Tracked(%conv) : f32[N,3,8,8]  u8/asym  # conv_q
 %max_pool2d = MaxPool2d(%conv_q) : f32[N,3,4,4]  k2 s2  # max_pool2d
 %bn_1 = FusedBatchNorm(%max_pool2d, grid=%conv_q) : f32[N,3,4,4]  w=s8/ch0  # bn
 %relu = ReLU(%bn_1) : f32[N,3,4,4]  # relu
-%relu_q = MovingAverage(%relu) : f32[N,3,4,4]  u8  # relu_q
+%relu_q = Tracked(%relu) : f32[N,3,4,4]  u8  # relu_q
 return %relu_q
 """)
 

@@ -10,10 +10,11 @@ from torch import Tensor, fx, nn
 
 import qatc
 from qatc import ir
+from qatc.grid import Grid, grid_from_range
 from qatc.invariants import ONE_CALL_SITE, Invariant
 from qatc.passes import DedupModules, qat_pipeline
-from qatc.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, MinMax, Quantizer
-from qatc.quantizers.grid import Grid, grid_from_range
+from qatc.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Fixed, Quantizer
+from qatc.ranges import Range
 from qatc.rewrite import Chain, Op, Rule, apply
 from qatc.spec import LayerConfig, QConfig, QuantSpec
 from qatc.targets import TARGETS, ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
@@ -54,24 +55,24 @@ def test_a_pass() -> None:
     before, *rest = qat_pipeline(TARGETS["onnxruntime"], QConfig())
     gm = trace(randomise(model), [images()])
     qatc.Pipeline((before, DropIdentities(), *rest)).run(gm)
-    assert [type(m).__name__ for _, m in ir.module_calls(gm)] == snapshot(
-        ["MovingAverage", "FusedConv2d", "MovingAverage"]
-    )
+    assert [type(m).__name__ for _, m in ir.module_calls(gm)] == snapshot(["Tracked", "FusedConv2d", "Tracked"])
 
 
-class Percentile(MinMax):
-    """The range that holds all but a share of the values."""
+class Inner(Fixed):
+    """Nine tenths of the recorded range."""
 
-    share = 0.05
-
-    def record(self, x: Tensor, site: int) -> None:
-        """Widen the range to hold most of the batch."""
-        low, high = torch.quantile(x.float(), torch.tensor([self.share, 1 - self.share]))
-        super().record(torch.stack([low, high]), site)
+    def start(self, found: Range) -> None:
+        """Keep the inner part."""
+        super().start(Range(found.low * 0.9, found.high * 0.9))
 
 
 class TwiceTheMean(Quantizer):
     """A weight's step from its mean magnitude."""
+
+    @classmethod
+    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> Quantizer:
+        """Return the quantizer of a weight."""
+        return cls(spec, range_name)
 
     def record(self, x: Tensor, site: int) -> None:
         """Do nothing."""
@@ -86,12 +87,13 @@ class TwiceTheMean(Quantizer):
 
 
 def test_a_quantizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ACTIVATION_QUANTIZERS, "percentile", Percentile)
+    monkeypatch.setitem(ACTIVATION_QUANTIZERS, "inner", Inner)
     monkeypatch.setitem(WEIGHT_QUANTIZERS, "twice_the_mean", TwiceTheMean)
-    layer = LayerConfig(activation_quantizer="percentile", weight_quantizer="twice_the_mean", per_channel=False)
+    layer = LayerConfig(activation_quantizer="inner", weight_quantizer="twice_the_mean", per_channel=False)
     gm: Any = qatc.prepare(randomise(Classifier()), images(), config=QConfig(layer))
     qatc.calibrate(gm, [images()], progress=False)
-    wide: Any = qatc.prepare(randomise(Classifier()), images())
+    fixed = QConfig(LayerConfig(activation_quantizer="fixed"))
+    wide: Any = qatc.prepare(randomise(Classifier()), images(), config=fixed)
     qatc.calibrate(wide, [images()], progress=False)
     assert float(gm.x_q.high) < float(wide.x_q.high)
     assert isinstance(gm.fc.weight_quantizer, TwiceTheMean)

@@ -148,6 +148,7 @@ def test_observers_are_told_of_every_pass_in_order() -> None:
             (7, "fold-bn-self", False),
             (8, "insert-quantizers", True),
             (9, "share-scales", False),
+            (10, "leave-clips", False),
         ]
     )
     assert all(event.gm is gm and event.seconds >= 0 for event in events)
@@ -173,7 +174,13 @@ def test_dumps_are_numbered_files_of_the_passes_that_changed_something(tmp_path:
     folder = tmp_path / "a" / "dumps"
     qatc.prepare(Functional(), images(), dump_dir=folder)
     assert sorted(path.name for path in folder.iterdir()) == snapshot(
-        ["00-trace.txt", "05-functional-to-module.txt", "06-fuse-conv-bn-act.txt", "08-insert-quantizers.txt"]
+        [
+            "00-trace.txt",
+            "05-functional-to-module.txt",
+            "06-fuse-conv-bn-act.txt",
+            "08-insert-quantizers.txt",
+            "10-leave-clips.txt",
+        ]
     )
     assert "ReLU" in (folder / "05-functional-to-module.txt").read_text()
     assert "relu(%conv" in (folder / "00-trace.txt").read_text()

@@ -9,13 +9,13 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from qatc.grid import Grid
 from qatc.quantizers import (
     WEIGHT_QUANTIZERS,
     Quantizer,
-    WeightMinMax,
+    WeightTracked,
     weight_quantizer,
 )
-from qatc.quantizers.grid import Grid
 from qatc.spec import QuantSpec
 from tests.models import images
 from tests.quantizer_cases import (
@@ -133,7 +133,7 @@ def test_codes_and_values_are_those_of_onnxruntime(quantizer: Quantizer, x: Tens
     grid, spec = quantizer.checked_grid(x), quantizer.spec
     half_steps = torch.arange(x.numel()).view_as(x) % 600 - 300
     for values in (x, 4 * x, half_steps * 0.5 * broadcast(grid.scale, x, spec.axis)):
-        if isinstance(quantizer, WeightMinMax):  # its range follows the values
+        if isinstance(quantizer, WeightTracked):  # its range follows the values
             grid = quantizer.checked_grid(values)
         codes, real = onnx_codes(values, grid, spec)
         assert torch.equal(quantizer.codes(values), codes.clamp(spec.qmin, spec.qmax))
@@ -144,7 +144,7 @@ def test_torch_fake_quantize_is_no_reference_on_half_steps() -> None:
     """It multiplies by 1 / scale: if this ever passes, the two tests above prove less than they say."""
     differing = 0
     for amplitude in torch.linspace(1, 2, 9):
-        quantizer = calibrated("minmax", QuantSpec(), amplitude)
+        quantizer = calibrated("fixed", QuantSpec(), amplitude)
         scale = quantizer.checked_grid(amplitude).scale
         x = torch.arange(-250, 250) * 0.5 * scale
         theirs = torch.fake_quantize_per_tensor_affine(x, float(scale), 0, -128, 127)
@@ -154,11 +154,11 @@ def test_torch_fake_quantize_is_no_reference_on_half_steps() -> None:
 
 def test_pow2_up_covers_and_down_stays_inside() -> None:
     x = images(64).abs()
-    free = calibrated("minmax", QuantSpec(), x).checked_grid(x).scale
-    up = calibrated("minmax", QuantSpec(pow2="up"), x).checked_grid(x).scale
-    down = calibrated("minmax", QuantSpec(pow2="down"), x).checked_grid(x).scale
+    free = calibrated("fixed", QuantSpec(), x).checked_grid(x).scale
+    up = calibrated("fixed", QuantSpec(pow2="up"), x).checked_grid(x).scale
+    down = calibrated("fixed", QuantSpec(pow2="down"), x).checked_grid(x).scale
     assert float(down) <= float(free) <= float(up) == 2 * float(down)
-    exact = calibrated("minmax", QuantSpec(pow2="up"), torch.tensor([127 / 64])).checked_grid(x).scale
+    exact = calibrated("fixed", QuantSpec(pow2="up"), torch.tensor([127 / 64])).checked_grid(x).scale
     assert float(exact) == 1 / 64
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qatc.quantizers.grid import codes, dequantize, grid_from_range
+from qatc.grid import codes, dequantize, grid_from_range
 from qatc.ranges import RANGE_ESTIMATORS, Histogram, MovingAverage, RangeEstimator
 from qatc.spec import QuantSpec
 
@@ -121,9 +121,9 @@ def test_a_percentile_leaves_out_its_share(percent: float) -> None:
         assert int((values > end).sum()) <= share * len(x)
         assert int((values >= end - width).sum()) > share * len(x)
 
-    high = collected(kind(SIGNED, percent=percent), batches()).range().high  # type: ignore[call-arg]
+    high = collected(kind(SIGNED, percent=percent), batches()).range().high
     check(x.abs(), high, 1 - percent / 100)
-    low, high = collected(kind(ASYMMETRIC, percent=percent), batches()).range()  # type: ignore[call-arg]
+    low, high = collected(kind(ASYMMETRIC, percent=percent), batches()).range()
     check(-x, -low, (1 - percent / 100) / 2)
     check(x, high, (1 - percent / 100) / 2)
 

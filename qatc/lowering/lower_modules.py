@@ -27,6 +27,7 @@ from qatc.lowering.lowered_modules import (
 )
 from qatc.lowering.record_types import RecordTypes
 from qatc.lowering.sub_pixel import SubPixel, sub_pixel
+from qatc.lowering.take_clips_back import TakeClipsBack
 from qatc.lowering.weights import weights_of
 from qatc.modules import ops
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, GivenBatchNorm, same_tensors
@@ -334,5 +335,8 @@ FLAT_SIGNATURE = (FlattenInputs(), RecordTypes(), FlattenOutputs())
 
 def lowering_pipeline(target: Target) -> Pipeline:
     """Return the passes from a trained graph to one that can be written."""
-    rewrites = (ConstantSizes(), FoldConstants(), DropInactive(), DropCoveredClips(target), LowerModules(target))
+    rewrites = (
+        ConstantSizes(), FoldConstants(), DropInactive(), TakeClipsBack(), DropCoveredClips(target),
+        LowerModules(target),
+    )  # fmt: skip
     return Pipeline((*FLAT_SIGNATURE, *rewrites))

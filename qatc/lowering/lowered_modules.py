@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qatc.grid import dequantize
 from qatc.lowering.sub_pixel import SubPixel
 from qatc.lowering.weights import Weights
 from qatc.modules.fused import Folded, Fused
 from qatc.modules.kinds import pad_widths
 from qatc.quantizers import Quantizer
 from qatc.quantizers.fake_quantize import bias_codes, snap
-from qatc.quantizers.grid import dequantize
 from qatc.targets import Target
 
 

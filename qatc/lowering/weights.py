@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from qatc.grid import codes
 from qatc.modules.fused import Folded, Fused
 from qatc.quantizers import Quantizer
-from qatc.quantizers.grid import codes
 from qatc.spec import QuantSpec
 
 

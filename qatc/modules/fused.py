@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qatc.errors import QatcError
+from qatc.grid import BIAS_CODES, codes, per_channel
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, StaysInEval
+from qatc.modules.clips import is_left
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import bias_codes, snap
-from qatc.quantizers.grid import BIAS_CODES, codes, per_channel
 
 T = TypeVar("T", bound="Fused")
 
@@ -75,11 +76,12 @@ class Fused(nn.Module):
         weight: Tensor | None = None,
         bias: Tensor | None = None,
         output_size: Any = None,
+        then: Quantizer | None = None,
     ) -> Tensor:
         """Return the layer's output, by the weight and bias given or its own.
 
         Batch statistics while the BatchNorm uses them and is not frozen here, running ones otherwise. `output_size` is
-        what a transposed convolution takes.
+        what a transposed convolution takes; `then` the quantizer that alone reads the output.
         """
         if bn is not None and bn.training and not self.bn_frozen:
             y = bn(self.compute(x, self.unfolded_weight(bn, weight, bias), self.own(weight, bias).bias, output_size))
@@ -89,11 +91,15 @@ class Fused(nn.Module):
                 y = self.on_codes(x, folded, grid, output_size)
             else:
                 y = self.compute(x, *self.deployed(folded, grid), output_size)
-        return self.activated(y)
+        return self.activated(y, then)
 
-    def activated(self, y: Tensor) -> Tensor:
-        """Return y behind the fused activation."""
-        result: Tensor = y if self.activation is None else self.activation(y)
+    def activated(self, y: Tensor, then: Quantizer | None) -> Tensor:
+        """Return y behind the fused activation, which may be left to the quantizer behind."""
+        if then is not None and self._forward_hooks:
+            return self.activated(y, None).view_as(y)  # a quantizer does not write over a view
+        if self.activation is None or is_left(self.activation, then):
+            return y
+        result: Tensor = self.activation(y)
         return result
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
@@ -131,16 +137,18 @@ class Fused(nn.Module):
         (the one-convolution form of MindSpore's BatchNorm folding, without its division of the activations).
         """
         quantizer = self.weight_quantizer
-        plain = self.own(weight, bias).weight
+        plain: Tensor = self.own(weight, bias).weight
         if quantizer is None or not quantizer.enabled:
             return plain
+        if quantizer.follows_channels:
+            quantized: Tensor = quantizer(plain)
+            return quantized
         folded = self.fold(bn, weight, bias)
         factor = self.over_weight(bn_factor(bn), plain)
         # A channel whose factor is zero (a gamma begun there) keeps its float weight: the statistics follow its
         # convolution, and without them gamma would never move.
         zero = factor == 0
-        quantized = quantizer(folded.weight, gain=folded.gain)
-        return torch.where(zero, plain, quantized / factor.masked_fill(zero, 1.0))
+        return torch.where(zero, plain, quantizer(folded.weight, gain=folded.gain) / factor.masked_fill(zero, 1.0))
 
     def deployed(self, folded: Folded, grid: Quantizer | None) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias as the lowered file will hold them, in float."""
@@ -245,6 +253,7 @@ class FusedLinear(Fused, nn.Linear):
         weight: Tensor | None = None,
         bias: Tensor | None = None,
         output_size: Any = None,
+        then: Quantizer | None = None,
     ) -> Tensor:
         """Return the layer's output; a BatchNorm is of its channels only where they are dimension 1."""
         if bn is not None and x.dim() != 2:
@@ -252,7 +261,7 @@ class FusedLinear(Fused, nn.Linear):
                 f"a BatchNorm was fused to a Linear, which now reads {tuple(x.shape)}",
                 remedy="give qatc.prepare example_inputs: it then leaves such a BatchNorm on its own",
             )
-        return super().forward(x, bn, grid, weight, bias)
+        return super().forward(x, bn, grid, weight, bias, then=then)
 
 
 class FusedBatchNorm(Fused, AnyBatchNorm):
@@ -269,6 +278,7 @@ class FusedBatchNorm(Fused, AnyBatchNorm):
         weight: Tensor | None = None,
         bias: Tensor | None = None,
         output_size: Any = None,
+        then: Quantizer | None = None,
     ) -> Tensor:
         """Return the normalized input; batch statistics while training and not frozen."""
         if self.training and not self.bn_frozen:
@@ -277,7 +287,7 @@ class FusedBatchNorm(Fused, AnyBatchNorm):
             y = self.on_codes(x, self.fold(None), grid)
         else:
             y = self.compute(x, *self.deployed(self.fold(None), grid))
-        return self.activated(y)
+        return self.activated(y, then)
 
     def fold(self, bn: BatchNorm | None, weight: Tensor | None = None, bias: Tensor | None = None) -> Folded:
         """Return the multiply-add that the running statistics make."""

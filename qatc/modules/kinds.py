@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from qatc.modules import ops
+from qatc.modules import clips, ops
 from qatc.modules.batch_norms import GivenBatchNorm
 from qatc.modules.fused import Fused
 from qatc.quantizers.base import Quantizer
@@ -50,7 +50,7 @@ _KINDS: tuple[tuple[type[nn.Module] | Types, str], ...] = (
 )  # fmt: skip
 
 _RANGES: dict[type[nn.Module], tuple[float, float]] = {
-    nn.ReLU: (0.0, math.inf), nn.Sigmoid: (0.0, 1.0), nn.Hardsigmoid: (0.0, 1.0),
+    nn.ReLU: (0.0, math.inf), clips.ReLU: (0.0, math.inf), nn.Sigmoid: (0.0, 1.0), nn.Hardsigmoid: (0.0, 1.0),
     nn.Softmax: (0.0, 1.0), ops.Softmax: (0.0, 1.0), ops.MaskedSoftmax: (0.0, 1.0), nn.Tanh: (-1.0, 1.0),
     nn.Softplus: (0.0, math.inf),
 }  # fmt: skip

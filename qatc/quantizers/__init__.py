@@ -1,36 +1,47 @@
 """The quantizers: a file each, named here for configurations."""
 
+from typing import Any
+
 from torch import Tensor
 
 from qatc.errors import unknown
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.lsq import LSQ, WeightLSQ
-from qatc.quantizers.minmax import MinMax, WeightMinMax
-from qatc.quantizers.moving_average import MovingAverage
+from qatc.quantizers.ranged import Fixed, Tracked, WeightFixed, WeightTracked
 from qatc.spec import QuantSpec
 
-ACTIVATION_QUANTIZERS: dict[str, type[Quantizer]] = {"minmax": MinMax, "moving_average": MovingAverage, "lsq": LSQ}
-WEIGHT_QUANTIZERS: dict[str, type[Quantizer]] = {"minmax": WeightMinMax, "lsq": WeightLSQ}
+ACTIVATION_QUANTIZERS: dict[str, type[Quantizer]] = {"tracked": Tracked, "fixed": Fixed, "lsq": LSQ}
+# Each is made for a weight: `of(spec, weight, range_name)`.
+WEIGHT_QUANTIZERS: dict[str, Any] = {"tracked": WeightTracked, "fixed": WeightFixed, "lsq": WeightLSQ}
 
 
-def activation_quantizer(name: str, spec: QuantSpec) -> Quantizer:
-    """Return a fresh activation quantizer of that name."""
-    return _look_up(name, ACTIVATION_QUANTIZERS)(spec)
+def activation_quantizer(name: str, spec: QuantSpec, range_name: str | None = None) -> Quantizer:
+    """Return a fresh activation quantizer of that name, whose range is estimated as named (or as it does by itself).
+
+    Raises:
+        ConfigError: a name is unknown, or the two do not go together.
+
+    """
+    return _look_up(name, ACTIVATION_QUANTIZERS)(spec, range_name)  # type: ignore[no-any-return]
 
 
-def weight_quantizer(name: str, spec: QuantSpec, weight: Tensor) -> Quantizer:
-    """Return a fresh weight quantizer of that name for this weight (as it will be quantized: folded)."""
-    kind = _look_up(name, WEIGHT_QUANTIZERS)
-    return kind.of(spec, weight) if issubclass(kind, WeightLSQ) else kind(spec)
+def weight_quantizer(name: str, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> Quantizer:
+    """Return a fresh weight quantizer of that name for this weight (as it will be quantized: folded).
+
+    Raises:
+        ConfigError: a name is unknown.
+
+    """
+    return _look_up(name, WEIGHT_QUANTIZERS).of(spec, weight, range_name)  # type: ignore[no-any-return]
 
 
-def _look_up(name: str, table: dict[str, type[Quantizer]]) -> type[Quantizer]:
+def _look_up(name: str, table: dict[str, Any]) -> Any:
     if name in table:
         return table[name]
     raise unknown("quantizer", name, table, "there are: {}")
 
 
 __all__ = [
-    "ACTIVATION_QUANTIZERS", "WEIGHT_QUANTIZERS", "LSQ", "MinMax", "MovingAverage", "Quantizer", "WeightLSQ",
-    "WeightMinMax", "activation_quantizer", "weight_quantizer",
+    "ACTIVATION_QUANTIZERS", "WEIGHT_QUANTIZERS", "LSQ", "Fixed", "Quantizer", "Tracked", "WeightFixed", "WeightLSQ",
+    "WeightTracked", "activation_quantizer", "weight_quantizer",
 ]  # fmt: skip

@@ -1,31 +1,43 @@
 """What every quantizer shares: when it records, when it moves, when it quantizes."""
 
+import math
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from qatc.errors import CalibrationError
+from qatc.grid import Grid, codes
 from qatc.quantizers.fake_quantize import fake_quantize
-from qatc.quantizers.grid import Grid, codes
+from qatc.ranges import Range, RangeEstimator, range_estimator
 from qatc.spec import QuantSpec
 
 
 class Quantizer(nn.Module):
     """A fake quantizer of one tensor, or of several that share a grid (each call site of them has its number).
 
-    Recording (`qatc.calibrate`) only collects ranges and passes x through. Otherwise ranges move in training mode
-    alone, while `observing`; `eval()` changes nothing. Before it has a range, a quantizer passes x through.
+    Recording (`qatc.calibrate`) only collects ranges and passes x through; then `settle` takes the range that the
+    estimators chose. Otherwise ranges move in training mode alone, while `observing`; `eval()` changes nothing. Before
+    it has a range, a quantizer passes x through.
 
-    A subclass keeps its state in parameters and buffers that are NaN until known, and implements `record`, `settle`,
-    `observe` and `grid`.
+    A subclass keeps its state in parameters and buffers that are NaN until known, and implements `start` and `grid`;
+    `observe` if its range follows the data of training.
     """
 
-    def __init__(self, spec: QuantSpec, sites: int = 1) -> None:
+    default_range: ClassVar[str] = "moving_average"
+    recorders: nn.ModuleList  # an estimator per call site while recording; none before and after
+
+    def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
         super().__init__()
         self.spec = spec
+        self.range_name = range_name or self.default_range
         self.sites = sites
         self.enabled = True
         self.observing = True
         self.recording = False
+        self.finite = True  # all that was recorded since `settle`
+        self.overwrites = False  # nothing else reads what this one is given (set by the pass leave-clips)
+        self.recorders = nn.ModuleList()
         # Derived from the tensors and looked up once, since reading a tensor waits for the device.
         self._ready = False
         self.register_load_state_dict_post_hook(_look_again)
@@ -42,7 +54,6 @@ class Quantizer(nn.Module):
             )
         if self.recording:
             self.record(x.detach(), site)
-            self._ready = False
             return x
         if self.training and self.observing:
             self.observe(x.detach(), site)
@@ -56,6 +67,20 @@ class Quantizer(nn.Module):
         if not self._ready:
             self._ready = self._has_range()
         return self._ready
+
+    def clips_at(self, low: float, high: float) -> bool:
+        """Say whether this call of a training step gives the same, and the same gradient, for values not clipped yet.
+
+        So it is if the grid ends at the same values: its lowest code is zero, and it does not reach beyond `high`.
+        """
+        quantizes = self.training and self.enabled and not self.recording and torch.is_grad_enabled()
+        ends = low == 0 and not self.spec.signed and self.spec.symmetric and high in (math.inf, self.spec.upper)
+        return quantizes and ends and self.ready
+
+    @property
+    def follows_channels(self) -> bool:
+        """Whether a factor per channel, of either sign, changes no code: the scale takes it."""
+        return False
 
     def codes(self, x: Tensor, gain: Tensor | None = None, floor: Tensor | None = None) -> Tensor:
         """Return the integer codes of x, as float32."""
@@ -72,18 +97,59 @@ class Quantizer(nn.Module):
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Return x fake-quantized with this grid."""
-        return fake_quantize(x, grid, self.spec)
+        return fake_quantize(x, grid, self.spec, overwrite=self.overwrites)
 
     def record(self, x: Tensor, site: int) -> None:
-        """Collect what `settle` needs from one batch; each quantizer defines its own."""
-        raise NotImplementedError
+        """Collect one batch for `settle`, which refuses a value that is not finite."""
+        if not len(self.recorders):
+            self.recorders.extend(self.estimators(x))
+        self.finite &= bool((x.amin() + x.amax()).isfinite())
+        self.recorder(site).collect(x)
 
-    def settle(self) -> None:
-        """Turn what was recorded into the first range."""
+    def settle(self) -> bool:
+        """Take the first range from what was recorded on all ranks; say whether there is one.
+
+        There is none if a call site was never reached, or a value was not finite.
+        """
+        finite, self.finite = self.finite, True
+        if not len(self.recorders):
+            return self.ready
+        for site in range(len(self.recorders)):
+            self.recorder(site).reduce()
+        found = self.recorded()
+        if not finite or not bool(found.low.isfinite().all() and found.high.isfinite().all()):
+            return False
+        self.start(found)
+        self.recorders = nn.ModuleList()
+        self._ready = False
+        return self.ready
+
+    def recorded(self) -> Range:
+        """Return the range that covers what every call site recorded; NaN if one recorded nothing."""
+        return union([self.recorder(site).range() for site in range(len(self.recorders))])
+
+    def recorder(self, site: int) -> RangeEstimator:
+        """Return the estimator of a call site."""
+        found = self.recorders[site]
+        assert isinstance(found, RangeEstimator)
+        return found
+
+    def estimators(self, x: Tensor) -> list[RangeEstimator]:
+        """Return a fresh estimator per call site, for tensors like x."""
+        axis = self.spec.axis
+        channels = 1 if axis is None else x.shape[axis]
+        return [range_estimator(self.range_name, self.spec, channels).to(x.device) for _ in range(self.sites)]
+
+    def start(self, found: Range) -> None:
+        """Take a range as the first one; each quantizer defines its own."""
+        raise NotImplementedError
 
     def observe(self, x: Tensor, site: int) -> None:
-        """Follow the data of one training batch; each quantizer defines its own."""
-        raise NotImplementedError
+        """Follow the data of one training batch; without a range, start from it."""
+        if not self.ready:
+            self.recorders = nn.ModuleList(self.estimators(x)) if not len(self.recorders) else self.recorders
+            self.recorder(site).collect(x)
+            self.settle()
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return scale and zero point as they are now; x is only read by those that follow it. Each defines its own."""
@@ -91,7 +157,7 @@ class Quantizer(nn.Module):
 
     def with_spec(self, spec: QuantSpec, sites: int | None = None) -> "Quantizer":
         """Return a fresh quantizer of the same kind."""
-        return type(self)(spec, self.sites if sites is None else sites)
+        return type(self)(spec, self.range_name, self.sites if sites is None else sites)
 
     def extra_repr(self) -> str:
         """Show the spec in print(model)."""
@@ -102,6 +168,29 @@ class Quantizer(nn.Module):
 
     def _state(self) -> list[Tensor]:
         return [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # A state saved while recording has estimators that a fresh module has not yet, and the other way round.
+        saved = any(key.startswith(f"{prefix}recorders.") for key in state_dict)
+        if saved != bool(len(self.recorders)):
+            self.recorders = nn.ModuleList(self._estimators_of(state_dict, prefix) if saved else [])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _estimators_of(self, state_dict: dict[str, Any], prefix: str) -> list[RangeEstimator]:
+        first = next(value for key, value in state_dict.items() if key.startswith(f"{prefix}recorders."))
+        axis = self.spec.axis
+        shape = [1] * (1 if axis is None else axis + 1)
+        if axis is not None:
+            shape[axis] = first.shape[-1]
+        return self.estimators(first.new_empty(shape))
+
+
+def union(ranges: list[Range]) -> Range:
+    """Return the range that covers all of them; NaN where one is."""
+    if len(ranges) == 1:
+        return ranges[0]
+    lows, highs = (torch.stack(ends) for ends in zip(*ranges, strict=True))
+    return Range(lows.amin(0), highs.amax(0))
 
 
 def _look_again(module: nn.Module, _keys: object) -> None:

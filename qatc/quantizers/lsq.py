@@ -1,21 +1,23 @@
 """Learned step size quantization (Esser et al., arXiv:1902.08153), the step in the log2 domain."""
 
 import math
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from qatc.quantizers.base import Quantizer
-from qatc.quantizers.fake_quantize import fake_quantize_learned, straight_through
-from qatc.quantizers.grid import (
+from qatc.grid import (
     MIN_SCALE,
     Grid,
     finish_scale,
     finish_zero_point,
     grid_from_range,
-    range_of,
     within_clip,
 )
+from qatc.quantizers.base import Quantizer
+from qatc.quantizers.fake_quantize import fake_quantize_learned, straight_through
+from qatc.ranges import Range
 from qatc.spec import QuantSpec
 
 # Keeps the step finite.
@@ -28,6 +30,7 @@ class _Learned(Quantizer):
     The step's gradient is scaled by 1 / sqrt(n * qmax), n the number of values per step (section 2.2 of the paper).
     """
 
+    default_range: ClassVar[str] = "mean_magnitude"
     log2_scale: nn.Parameter
 
     def step(self) -> Tensor:
@@ -50,11 +53,6 @@ def _learned_scale(scale: Tensor, zero_point: Tensor, spec: QuantSpec, floor: Te
     return straight_through(scale, within_clip(finish_scale(scale.detach(), spec, floor), zero_point, spec))
 
 
-def initial_step(magnitude: Tensor, spec: QuantSpec) -> Tensor:
-    """Return the paper's first step, 2 * mean|x| / sqrt(qmax)."""
-    return 2 * magnitude / math.sqrt(spec.qmax)
-
-
 class WeightLSQ(_Learned):
     """LSQ of a weight, one step per channel or one in all.
 
@@ -62,18 +60,19 @@ class WeightLSQ(_Learned):
     so it need not chase the statistics; a single step is that of the folded weight.
     """
 
-    def __init__(self, spec: QuantSpec, sites: int = 1) -> None:
-        super().__init__(spec, sites)
+    def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
+        super().__init__(spec, range_name, sites)
         self.log2_scale = nn.Parameter(torch.empty(0))
 
     @classmethod
-    def of(cls, spec: QuantSpec, weight: Tensor) -> "WeightLSQ":
+    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightLSQ":
         """Return the quantizer with its step set from the weight."""
-        made = cls(spec)
-        kept = () if spec.axis is None else (spec.axis,)
-        magnitude = weight.detach().float().abs().mean(dim=[d for d in range(weight.dim()) if d not in kept])
-        made.log2_scale = nn.Parameter(torch.empty_like(magnitude))
-        made._set_scale(initial_step(magnitude, spec))
+        made = cls(spec, range_name)
+        estimator = made.estimators(weight)[0]
+        estimator.collect(weight.detach())
+        scale = grid_from_range(*estimator.range(), replace(spec, pow2=None)).scale
+        made.log2_scale = nn.Parameter(torch.empty_like(scale))
+        made._set_scale(scale)
         return made
 
     def record(self, x: Tensor, site: int) -> None:
@@ -97,46 +96,19 @@ class LSQ(_Learned):
     An asymmetric grid starts from the recorded range instead and keeps that zero point.
     """
 
-    low: Tensor
-    high: Tensor
-    magnitude: Tensor
-    batches: Tensor
     zero_point: Tensor
 
-    def __init__(self, spec: QuantSpec, sites: int = 1) -> None:
-        super().__init__(spec, sites)
+    def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
+        super().__init__(spec, range_name, sites)
         self.log2_scale = nn.Parameter(torch.full((), torch.nan))
         self.register_buffer("zero_point", torch.zeros(()))
-        for name in ("low", "high", "magnitude"):
-            self.register_buffer(name, torch.full((sites,), torch.nan), persistent=False)
-        self.register_buffer("batches", torch.zeros(sites), persistent=False)
 
-    def record(self, x: Tensor, site: int) -> None:
-        """Collect range and mean magnitude of one batch."""
-        low, high = range_of(x, None)
-        self.low[site] = torch.fmin(self.low[site], low)
-        self.high[site] = torch.fmax(self.high[site], high)
-        seen = x.float().abs().mean()
-        self.batches[site] += 1
-        mean = torch.where(self.batches[site] > 1, self.magnitude[site], seen)
-        self.magnitude[site] = mean + (seen - mean) / self.batches[site]
-
-    def settle(self) -> None:
-        """Set step and zero point from what was recorded."""
-        if not bool((self.batches > 0).all()):
-            return
-        if self.spec.symmetric:
-            self._set_scale(initial_step(self.magnitude.max(), self.spec))
-            return
-        grid = grid_from_range(self.low.min(), self.high.max(), self.spec)
+    def start(self, found: Range) -> None:
+        """Set step and zero point from the range."""
+        spec = replace(self.spec, pow2=None, upper=None) if self.spec.symmetric else self.spec
+        grid = grid_from_range(*found, spec)
         self._set_scale(grid.scale)
         self.zero_point.copy_(grid.zero_point)
-
-    def observe(self, x: Tensor, site: int) -> None:
-        """Start from the first training batch if nothing was recorded; afterwards the step learns by its gradient."""
-        if not self.ready:
-            self.record(x, site)
-            self.settle()
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the learned step and the recorded zero point."""

@@ -1,5 +1,7 @@
 """Ranges by entropy: the one that loses the least information about how the values are spread."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ class KL(Percentile):
     could be kept, the reference counts what lies beyond in its last bin; the candidate spreads what each code holds
     evenly over its bins that are not empty. By magnitude, on 2,048 bins; an asymmetric grid keeps the extremes within.
     """
+
+    option: ClassVar[str | None] = None
 
     def range(self) -> Range:
         """Return the range from minus the magnitude that was best (0 where the codes are unsigned) to it."""

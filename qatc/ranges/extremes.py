@@ -1,16 +1,28 @@
 """Ranges that end at values seen: the extremes, the greatest magnitude, moving averages of a batch's extremes."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
-from torch.distributed import ReduceOp
 
-from qatc.ranges.base import Range, RangeEstimator, all_ranks
+from qatc.ranges.base import Range, RangeEstimator, all_ranks, extremes
 from qatc.spec import QuantSpec
+
+
+def reduce_extremes(low: Tensor, high: Tensor) -> None:
+    """Make the extremes those of all ranks; NaN is nothing seen."""
+    ends = torch.stack([-low, high])
+    ends = torch.where(ends.isnan(), -torch.inf, ends)
+    torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
+    ends = torch.where(ends.isinf(), torch.nan, ends)
+    low.copy_(-ends[0])
+    high.copy_(ends[1])
 
 
 class MinMax(RangeEstimator):
     """The least and greatest value of all batches (Jacob et al., arXiv:1712.05877, section 3)."""
 
+    cheap: ClassVar[bool] = True
     low: Tensor
     high: Tensor
 
@@ -21,10 +33,11 @@ class MinMax(RangeEstimator):
 
     def collect(self, x: Tensor) -> None:
         """Widen the range to hold the batch."""
-        low, high = self._extremes(x)
+        low, high = extremes(x.detach(), self.spec.axis)
+        good = _finite(low, high)
         # fmin and fmax ignore NaN: what was not seen yet, and what is not finite.
-        torch.fmin(self.low, low, out=self.low)
-        torch.fmax(self.high, high, out=self.high)
+        self.low.copy_(torch.fmin(self.low, torch.where(good, low, torch.nan)))
+        self.high.copy_(torch.fmax(self.high, torch.where(good, high, torch.nan)))
 
     def range(self) -> Range:
         """Return the extremes."""
@@ -33,24 +46,18 @@ class MinMax(RangeEstimator):
     def reduce(self) -> None:
         """Take the extremes of all ranks."""
         if all_ranks():
-            for state, op, nothing in ((self.low, ReduceOp.MIN, torch.inf), (self.high, ReduceOp.MAX, -torch.inf)):
-                joined = torch.where(state.isnan(), nothing, state)
-                torch.distributed.all_reduce(joined, op)
-                state.copy_(torch.where(joined.isinf(), torch.nan, joined))
-
-    def _extremes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = torch.aminmax(self._rows(x), dim=1)
-        good = low.isfinite() & high.isfinite()
-        return torch.where(good, low, torch.nan), torch.where(good, high, torch.nan)
+            reduce_extremes(self.low, self.high)
 
 
 class AbsMax(MinMax):
-    """The greatest magnitude of all batches, to both sides; from zero up where the codes are unsigned."""
+    """The greatest magnitude of all batches, to both sides; where the codes are unsigned, the greatest value."""
 
     def range(self) -> Range:
         """Return the range from minus that magnitude, or 0, to it."""
-        magnitude = torch.maximum(self.low.abs(), self.high.abs())
-        return self._found(-magnitude if self.spec.signed else torch.zeros_like(magnitude), magnitude)
+        if not self.spec.signed:
+            return self._found(torch.zeros_like(self.high), self.high.clamp(min=0.0))
+        magnitude = torch.maximum(-self.low, self.high)
+        return self._found(-magnitude, magnitude)
 
 
 class MovingAverage(RangeEstimator):
@@ -60,35 +67,36 @@ class MovingAverage(RangeEstimator):
     the first batch counts whole and none that come soon after is lost in it.
     """
 
-    low: Tensor
-    high: Tensor
-    weight: Tensor
+    option: ClassVar[str | None] = "momentum"
+    cheap: ClassVar[bool] = True
+    averages: Tensor
 
     def __init__(self, spec: QuantSpec, channels: int = 1, momentum: float = 0.01) -> None:
         super().__init__(spec, channels)
+        if not 0 < momentum <= 1:
+            raise ValueError(f"a momentum is above 0 and at most 1, not {momentum:g}")
         self.momentum = momentum
-        for name in ("low", "high", "weight"):  # `weight` is 1 - (1 - momentum)^n
-            self.register_buffer(name, torch.zeros(channels))
+        # The average of the least value, of the greatest, and 1 - (1 - momentum)^n.
+        self.register_buffer("averages", torch.zeros(3, channels))
 
     def collect(self, x: Tensor) -> None:
         """Move the averages towards the batch."""
-        low, high = torch.aminmax(self._rows(x), dim=1)
-        good = low.isfinite() & high.isfinite()
-        for state, seen in ((self.low, low), (self.high, high), (self.weight, torch.ones_like(low))):
-            state.copy_(torch.where(good, state.lerp(seen, self.momentum), state))
+        low, high = extremes(x.detach(), self.spec.axis)
+        seen = torch.stack([low, high, torch.ones_like(low)])
+        self.averages.lerp_(torch.where(_finite(low, high), seen, self.averages), self.momentum)
 
     def range(self) -> Range:
         """Return the averages; 0 / 0 while nothing was seen."""
-        return self._found(self.low / self.weight, self.high / self.weight)
+        low, high, weight = self.averages
+        return self._found(low / weight, high / weight)
 
     def reduce(self) -> None:
         """Take the mean over the ranks, each weighed by the batches it saw."""
         if all_ranks():
-            for state in (self.low, self.high, self.weight):
-                torch.distributed.all_reduce(state, ReduceOp.AVG if _averages() else ReduceOp.SUM)
-                if not _averages():
-                    state /= torch.distributed.get_world_size()
+            torch.distributed.all_reduce(self.averages)  # a sum: gloo has no mean
+            self.averages /= torch.distributed.get_world_size()
 
 
-def _averages() -> bool:
-    return torch.distributed.get_backend() == "nccl"  # gloo has no mean
+def _finite(low: Tensor, high: Tensor) -> Tensor:
+    """Return where both ends are finite (`isfinite` takes ten times as long on a few values)."""
+    return (high - low) < torch.inf

@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.distributed import ReduceOp
 
 from qatc.ranges.base import Range, RangeEstimator, all_ranks
+from qatc.ranges.extremes import reduce_extremes
 from qatc.spec import QuantSpec
 
 
@@ -24,7 +24,7 @@ class Histogram(RangeEstimator):
     def __init__(self, spec: QuantSpec, channels: int = 1, side: int = 4096) -> None:
         super().__init__(spec, channels)
         self.side = side
-        self.register_buffer("counts", torch.zeros(channels, 2 * side))
+        self.register_buffer("counts", torch.zeros(channels, 2 * side, dtype=torch.int64))
         self.register_buffer("exponent", torch.full((channels,), -126.0))  # the width is 2 ** exponent
         self.register_buffer("low", torch.full((channels,), torch.nan))
         self.register_buffer("high", torch.full((channels,), torch.nan))
@@ -46,13 +46,10 @@ class Histogram(RangeEstimator):
         if not all_ranks():
             return
         widest = self.exponent.clone()
-        torch.distributed.all_reduce(widest, ReduceOp.MAX)
+        torch.distributed.all_reduce(widest, torch.distributed.ReduceOp.MAX)
         self._widen(widest)
         torch.distributed.all_reduce(self.counts)
-        for state, op, nothing in ((self.low, ReduceOp.MIN, torch.inf), (self.high, ReduceOp.MAX, -torch.inf)):
-            joined = torch.where(state.isnan(), nothing, state)
-            torch.distributed.all_reduce(joined, op)
-            state.copy_(torch.where(joined.isinf(), torch.nan, joined))
+        reduce_extremes(self.low, self.high)
 
     def range(self) -> Range:
         """Return the extremes: what a histogram that nothing is cut off covers."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from qatc.quantizers.grid import Grid, grid_from_range
+from qatc.grid import Grid, grid_from_range
 from qatc.ranges.base import Range
 from qatc.ranges.histogram import Histogram
 

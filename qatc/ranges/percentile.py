@@ -1,5 +1,7 @@
 """Ranges that leave out the outermost values."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,12 @@ class Percentile(Histogram):
     % of the greatest magnitudes. Exact to a bin's width, at most 1 / 2048 of the range.
     """
 
+    option: ClassVar[str | None] = "percent"
+
     def __init__(self, spec: QuantSpec, channels: int = 1, side: int = 4096, percent: float = 99.99) -> None:
         super().__init__(spec, channels, side)
+        if not 0 < percent <= 100:
+            raise ValueError(f"a percentage is above 0 and at most 100, not {percent:g}")
         self.percent = percent
 
     def range(self) -> Range:

@@ -24,16 +24,16 @@ def test_scales_round_up_and_down_where_a_clip_must_hold_the_grid() -> None:
         ConstrainPow2Scales(),
         Classifier(),
         snapshot("""\
--%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
+-%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym  # x_q
 -%conv = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1 act=ReLU6  w=s8/ch0  # conv
--%conv_q = MovingAverage(%conv) : f32[N,4,8,8]  u8  # conv_q
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym/pow2  # x_q
+-%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8  # conv_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym/pow2  # x_q
 +%conv = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1 act=ReLU6  w=s8/ch0/pow2  # conv
-+%conv_q = MovingAverage(%conv) : f32[N,4,8,8]  u8/pow2-down  # conv_q
++%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8/pow2-down  # conv_q
 -%conv2 = FusedConv2d(%pool, grid=%conv_q) : f32[N,4,4,4]  k3 p1 act=ReLU  w=s8/ch0  # conv2
--%conv2_q = MovingAverage(%conv2) : f32[N,4,4,4]  u8  # conv2_q
+-%conv2_q = Tracked(%conv2) : f32[N,4,4,4]  u8  # conv2_q
 +%conv2 = FusedConv2d(%pool, grid=%conv_q) : f32[N,4,4,4]  k3 p1 act=ReLU  w=s8/ch0/pow2  # conv2
-+%conv2_q = MovingAverage(%conv2) : f32[N,4,4,4]  u8/pow2  # conv2_q
++%conv2_q = Tracked(%conv2) : f32[N,4,4,4]  u8/pow2  # conv2_q
 -%fc = FusedLinear(%flatten, grid=%conv2_q) : f32[N,5]  w=s8/ch0  # fc
 +%fc = FusedLinear(%flatten, grid=%conv2_q) : f32[N,5]  w=s8/ch0/pow2  # fc
 """),
@@ -56,5 +56,5 @@ def test_it_also_holds_ranges_that_are_there_already() -> None:
 
 def test_the_preset_asks_for_it() -> None:
     names = [step.name for step in qatc.passes.qat_pipeline(ONNXRUNTIME, config_of("w8a8-pow2"))]
-    assert names[-1] == "constrain-pow2-scales"
+    assert names[-2:] == ["constrain-pow2-scales", "leave-clips"]
     assert "constrain-pow2-scales" not in [s.name for s in qatc.passes.qat_pipeline(ONNXRUNTIME, config_of("w8a8"))]

@@ -46,19 +46,19 @@ def test_onnxruntime_wants_a_grid_on_both_inputs_of_a_residual_add_and_behind_it
 -%conv1 = FusedConv2d(%stem_0) : f32[N,4,8,8]  k3 p1 act=ReLU  # conv1
 -%conv2 = Conv2d(%conv1) : f32[N,4,8,8]  k3 p1  # conv2
 -%add = Add(%conv2, %stem_0) : f32[N,4,8,8]  # add
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym  # x_q
 +%stem_0 = FusedConv2d(%x_q, bn=%stem.1, grid=%x_q) : f32[N,4,8,8]  k3 p1 act=ReLU  w=s8/ch0  # stem.0
-+%stem_0_q = MovingAverage(%stem_0) : f32[N,4,8,8]  u8  # stem.0_q
++%stem_0_q = Tracked(%stem_0) : f32[N,4,8,8]  u8  # stem.0_q
 +%conv1 = FusedConv2d(%stem_0_q, grid=%stem.0_q) : f32[N,4,8,8]  k3 p1 act=ReLU  w=s8/ch0  # conv1
-+%conv1_q = MovingAverage(%conv1) : f32[N,4,8,8]  u8  # conv1_q
++%conv1_q = Tracked(%conv1) : f32[N,4,8,8]  u8  # conv1_q
 +%conv2 = FusedConv2d(%conv1_q, grid=%conv1_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # conv2
-+%conv2_q = MovingAverage(%conv2) : f32[N,4,8,8]  u8/asym  # conv2_q
++%conv2_q = Tracked(%conv2) : f32[N,4,8,8]  u8/asym  # conv2_q
 +%add = Add(%conv2_q, %stem_0_q) : f32[N,4,8,8]  # add
 -%head = Conv2d(%relu_1) : f32[N,4,8,8]  k3 p1  # head
 -return %head
-+%relu__call1_q = MovingAverage(%relu_1) : f32[N,4,8,8]  u8  # relu__call1_q
++%relu__call1_q = Tracked(%relu_1) : f32[N,4,8,8]  u8  # relu__call1_q
 +%head = FusedConv2d(%relu__call1_q, grid=%relu__call1_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # head
-+%head_q = MovingAverage(%head) : f32[N,4,8,8]  u8/asym  # head_q
++%head_q = Tracked(%head) : f32[N,4,8,8]  u8/asym  # head_q
 +return %head_q
 """),
     )
@@ -72,15 +72,15 @@ def test_tensorrt_wants_a_grid_on_the_skip_alone_and_reads_the_convolution_raw()
 -%conv1 = FusedConv2d(%stem_0) : f32[N,4,8,8]  k3 p1 act=ReLU  # conv1
 -%conv2 = Conv2d(%conv1) : f32[N,4,8,8]  k3 p1  # conv2
 -%add = Add(%conv2, %stem_0) : f32[N,4,8,8]  # add
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  s8  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  s8  # x_q
 +%stem_0 = FusedConv2d(%x_q, bn=%stem.1, grid=%x_q) : f32[N,4,8,8]  k3 p1 act=ReLU  w=s8/ch0  # stem.0
-+%stem_0_q = MovingAverage(%stem_0) : f32[N,4,8,8]  s8  # stem.0_q
++%stem_0_q = Tracked(%stem_0) : f32[N,4,8,8]  s8  # stem.0_q
 +%conv1 = FusedConv2d(%stem_0_q, grid=%stem.0_q) : f32[N,4,8,8]  k3 p1 act=ReLU  w=s8/ch0  # conv1
-+%conv1_q = MovingAverage(%conv1) : f32[N,4,8,8]  s8  # conv1_q
++%conv1_q = Tracked(%conv1) : f32[N,4,8,8]  s8  # conv1_q
 +%conv2 = FusedConv2d(%conv1_q, grid=%conv1_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # conv2
 +%add = Add(%conv2, %stem_0_q) : f32[N,4,8,8]  # add
 -%head = Conv2d(%relu_1) : f32[N,4,8,8]  k3 p1  # head
-+%relu__call1_q = MovingAverage(%relu_1) : f32[N,4,8,8]  s8  # relu__call1_q
++%relu__call1_q = Tracked(%relu_1) : f32[N,4,8,8]  s8  # relu__call1_q
 +%head = FusedConv2d(%relu__call1_q, grid=%relu__call1_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # head
 """),
         "tensorrt",
@@ -104,16 +104,16 @@ def test_an_add_with_no_convolution_in_front_stays_float_on_tensorrt() -> None:
         nn.Sequential(conv(3, 4), Pools(), conv(4, 4)),
         snapshot("""\
 -%_0 = Conv2d(%input_1) : f32[N,4,8,8]  k3 p1  # 0
-+%input_q = MovingAverage(%input_1) : f32[N,3,8,8]  s8  # input_q
++%input_q = Tracked(%input_1) : f32[N,3,8,8]  s8  # input_q
 +%_0 = FusedConv2d(%input_q, grid=%input_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # 0
-+%_0_q = MovingAverage(%_0) : f32[N,4,8,8]  s8  # 0_q
++%_0_q = Tracked(%_0) : f32[N,4,8,8]  s8  # 0_q
 -%avg_pool2d = AvgPool2d(%_0) : f32[N,4,4,4]  k2 s2  # 1.avg_pool2d
 -%add = Add(%max_pool2d, %avg_pool2d) : f32[N,4,4,4]  # 1.add
 -%_2 = Conv2d(%add) : f32[N,4,4,4]  k3 p1  # 2
 +%avg_pool2d = AvgPool2d(%_0_q) : f32[N,4,4,4]  k2 s2  # 1.avg_pool2d
-+%_1_avg_pool2d_q = MovingAverage(%avg_pool2d) : f32[N,4,4,4]  s8  # 1.avg_pool2d_q
++%_1_avg_pool2d_q = Tracked(%avg_pool2d) : f32[N,4,4,4]  s8  # 1.avg_pool2d_q
 +%add = Add(%max_pool2d, %_1_avg_pool2d_q) : f32[N,4,4,4]  # 1.add
-+%_1_add_q = MovingAverage(%add) : f32[N,4,4,4]  s8  # 1.add_q
++%_1_add_q = Tracked(%add) : f32[N,4,4,4]  s8  # 1.add_q
 +%_2 = FusedConv2d(%_1_add_q, grid=%1.add_q) : f32[N,4,4,4]  k3 p1  w=s8/ch0  # 2
 """),
         "tensorrt",
@@ -136,17 +136,17 @@ def test_onnxruntime_requantizes_each_input_of_a_concatenation() -> None:
 -%cat = Concat([%a, %b, %c]) : f32[N,12,8,8]  dim=1  # concat
 -%head = Conv2d(%cat) : f32[N,4,8,8]  k3 p1  # head
 -return %head
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym  # x_q
 +%a = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1 act=ReLU  w=s8/ch0  # a
-+%a_q = MovingAverage(%a) : f32[N,4,8,8]  u8  # a_q
++%a_q = Tracked(%a) : f32[N,4,8,8]  u8  # a_q
 +%b = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # b
-+%b_q = MovingAverage(%b) : f32[N,4,8,8]  u8/asym  # b_q
++%b_q = Tracked(%b) : f32[N,4,8,8]  u8/asym  # b_q
 +%c = FusedConv2d(%a_q, grid=%a_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # c
-+%c_q = MovingAverage(%c) : f32[N,4,8,8]  u8/asym  # c_q
++%c_q = Tracked(%c) : f32[N,4,8,8]  u8/asym  # c_q
 +%cat = Concat([%a_q, %b_q, %c_q]) : f32[N,12,8,8]  dim=1  # concat
-+%concat_q = MovingAverage(%cat) : f32[N,12,8,8]  u8/asym  # concat_q
++%concat_q = Tracked(%cat) : f32[N,12,8,8]  u8/asym  # concat_q
 +%head = FusedConv2d(%concat_q, grid=%concat_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # head
-+%head_q = MovingAverage(%head) : f32[N,4,8,8]  u8/asym  # head_q
++%head_q = Tracked(%head) : f32[N,4,8,8]  u8/asym  # head_q
 +return %head_q
 """),
     )
@@ -159,13 +159,13 @@ def test_tensorrt_wants_one_grid_behind_a_concatenation() -> None:
 -%a = FusedConv2d(%x) : f32[N,4,8,8]  k3 p1 act=ReLU  # a
 -%b = Conv2d(%x) : f32[N,4,8,8]  k3 p1  # b
 -%c = Conv2d(%a) : f32[N,4,8,8]  k3 p1  # c
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  s8  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  s8  # x_q
 +%a = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1 act=ReLU  w=s8/ch0  # a
-+%a_q = MovingAverage(%a) : f32[N,4,8,8]  s8  # a_q
++%a_q = Tracked(%a) : f32[N,4,8,8]  s8  # a_q
 +%b = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # b
 +%c = FusedConv2d(%a_q, grid=%a_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # c
 -%head = Conv2d(%cat) : f32[N,4,8,8]  k3 p1  # head
-+%concat_q = MovingAverage(%cat) : f32[N,12,8,8]  s8  # concat_q
++%concat_q = Tracked(%cat) : f32[N,12,8,8]  s8  # concat_q
 +%head = FusedConv2d(%concat_q, grid=%concat_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # head
 """),
         "tensorrt",
@@ -181,12 +181,12 @@ def test_the_last_linear_gives_float_on_onnxruntime_and_a_grid_passes_pools_and_
 -%conv2 = FusedConv2d(%pool) : f32[N,4,4,4]  k3 p1 act=ReLU  # conv2
 -%flatten = Flatten(%conv2) : f32[N,64]  # flatten
 -%fc = Linear(%flatten) : f32[N,5]  # fc
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym  # x_q
 +%conv = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1 act=ReLU6  w=s8/ch0  # conv
-+%conv_q = MovingAverage(%conv) : f32[N,4,8,8]  u8  # conv_q
++%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8  # conv_q
 +%pool = MaxPool2d(%conv_q) : f32[N,4,4,4]  k2 s2  # pool
 +%conv2 = FusedConv2d(%pool, grid=%conv_q) : f32[N,4,4,4]  k3 p1 act=ReLU  w=s8/ch0  # conv2
-+%conv2_q = MovingAverage(%conv2) : f32[N,4,4,4]  u8  # conv2_q
++%conv2_q = Tracked(%conv2) : f32[N,4,4,4]  u8  # conv2_q
 +%flatten = Flatten(%conv2_q) : f32[N,64]  # flatten
 +%fc = FusedLinear(%flatten, grid=%conv2_q) : f32[N,5]  w=s8/ch0  # fc
 """),
@@ -203,13 +203,13 @@ def test_tensorrt_puts_no_grid_behind_the_last_op() -> None:
         Classifier(),
         snapshot("""\
 -%conv = FusedConv2d(%x) : f32[N,4,8,8]  k3 p1 act=ReLU6  # conv
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  s8  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  s8  # x_q
 +%conv = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1 act=ReLU6  w=s8/ch0  # conv
 -%conv2 = FusedConv2d(%pool) : f32[N,4,4,4]  k3 p1 act=ReLU  # conv2
-+%pool_q = MovingAverage(%pool) : f32[N,4,4,4]  s8  # pool_q
++%pool_q = Tracked(%pool) : f32[N,4,4,4]  s8  # pool_q
 +%conv2 = FusedConv2d(%pool_q, grid=%pool_q) : f32[N,4,4,4]  k3 p1 act=ReLU  w=s8/ch0  # conv2
 -%fc = Linear(%flatten) : f32[N,5]  # fc
-+%flatten_q = MovingAverage(%flatten) : f32[N,64]  s8  # flatten_q
++%flatten_q = Tracked(%flatten) : f32[N,64]  s8  # flatten_q
 +%fc = FusedLinear(%flatten_q, grid=%flatten_q) : f32[N,5]  w=s8/ch0  # fc
 """),
         "tensorrt",
@@ -219,9 +219,9 @@ def test_tensorrt_puts_no_grid_behind_the_last_op() -> None:
         snapshot("""\
 -%_0 = Conv2d(%input_1) : f32[N,4,8,8]  k3 p1  # 0
 -%_1 = AvgPool2d(%_0) : f32[N,4,4,4]  k2 s2  # 1
-+%input_q = MovingAverage(%input_1) : f32[N,3,8,8]  s8  # input_q
++%input_q = Tracked(%input_1) : f32[N,3,8,8]  s8  # input_q
 +%_0 = FusedConv2d(%input_q, grid=%input_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # 0
-+%_0_q = MovingAverage(%_0) : f32[N,4,8,8]  s8  # 0_q
++%_0_q = Tracked(%_0) : f32[N,4,8,8]  s8  # 0_q
 +%_1 = AvgPool2d(%_0_q) : f32[N,4,4,4]  k2 s2  # 1
 """),
         "tensorrt",
@@ -234,9 +234,9 @@ def test_onnxruntime_puts_a_grid_behind_a_last_convolution() -> None:
         snapshot("""\
 -%_0 = Conv2d(%input_1) : f32[N,4,8,8]  k3 p1  # 0
 -return %_0
-+%input_q = MovingAverage(%input_1) : f32[N,3,8,8]  u8/asym  # input_q
++%input_q = Tracked(%input_1) : f32[N,3,8,8]  u8/asym  # input_q
 +%_0 = FusedConv2d(%input_q, grid=%input_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # 0
-+%_0_q = MovingAverage(%_0) : f32[N,4,8,8]  u8/asym  # 0_q
++%_0_q = Tracked(%_0) : f32[N,4,8,8]  u8/asym  # 0_q
 +return %_0_q
 """),
     )
@@ -257,15 +257,15 @@ def test_a_bn_of_its_own_is_a_layer_on_onnxruntime_and_float_on_tensorrt() -> No
 -%cat = Concat([%x, %conv]) : f32[N,7,8,8]  dim=1  # concat
 -%bn2 = FusedBatchNorm(%cat) : f32[N,7,8,8]  # bn2
 -return %bn2
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym  # x_q
 +%bn1 = FusedBatchNorm(%x_q, grid=%x_q) : f32[N,3,8,8]  act=ReLU  w=s8/ch0  # bn1
-+%bn1_q = MovingAverage(%bn1) : f32[N,3,8,8]  u8  # bn1_q
++%bn1_q = Tracked(%bn1) : f32[N,3,8,8]  u8  # bn1_q
 +%conv = FusedConv2d(%bn1_q, grid=%bn1_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # conv
-+%conv_q = MovingAverage(%conv) : f32[N,4,8,8]  u8/asym  # conv_q
++%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8/asym  # conv_q
 +%cat = Concat([%x_q, %conv_q]) : f32[N,7,8,8]  dim=1  # concat
-+%concat_q = MovingAverage(%cat) : f32[N,7,8,8]  u8/asym  # concat_q
++%concat_q = Tracked(%cat) : f32[N,7,8,8]  u8/asym  # concat_q
 +%bn2 = FusedBatchNorm(%concat_q, grid=%concat_q) : f32[N,7,8,8]  w=s8/ch0  # bn2
-+%bn2_q = MovingAverage(%bn2) : f32[N,7,8,8]  u8/asym  # bn2_q
++%bn2_q = Tracked(%bn2) : f32[N,7,8,8]  u8/asym  # bn2_q
 +return %bn2_q
 """),
     )
@@ -284,13 +284,13 @@ def test_numbers_and_sizes_get_no_grid_and_what_computes_with_them_is_float() ->
             Sizes(),
             snapshot("""\
 -%conv = Conv2d(%x) : f32[N,4,8,8]  k3 p1  # conv
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym  # x_q
 +%conv = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # conv
-+%conv_q = MovingAverage(%conv) : f32[N,4,8,8]  u8/asym  # conv_q
++%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8/asym  # conv_q
 -%mul = Mul(%conv, %pow_1) : f32[N,4,8,8]  # mul
 +%mul = Mul(%conv_q, %pow_1) : f32[N,4,8,8]  # mul
 -%fc = Linear(%reshape) : f32[N,4]  # fc
-+%reshape_q = MovingAverage(%reshape) : f32[N,256]  u8/asym  # reshape_q
++%reshape_q = Tracked(%reshape) : f32[N,256]  u8/asym  # reshape_q
 +%fc = FusedLinear(%reshape_q, grid=%reshape_q) : f32[N,4]  w=s8/ch0  # fc
 """),
         )
@@ -303,9 +303,9 @@ def test_numbers_and_sizes_get_no_grid_and_what_computes_with_them_is_float() ->
             snapshot("""\
 -%conv = Conv2d(%x) : f32[N,4,8,8]  k3 p1  # conv
 -%add = Add(%conv, 1.0) : f32[N,4,8,8]  # add
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym  # x_q
 +%conv = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # conv
-+%conv_q = MovingAverage(%conv) : f32[N,4,8,8]  u8/asym  # conv_q
++%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8/asym  # conv_q
 +%add = Add(%conv_q, 1.0) : f32[N,4,8,8]  # add
 """),
         )
@@ -330,16 +330,16 @@ def test_a_tuple_of_tensors_gets_no_grid() -> None:
 -%_0 = Conv2d(%input_1) : f32[N,4,8,8]  k3 p1  # 0
 -%getitem = Split(%_0) : f32[N,2,8,8]  split_size_or_sections=2 dim=1  # 1.split
 -%getitem_1 = Split(%_0) : f32[N,2,8,8]  split_size_or_sections=2 dim=1 index=1  # 1.split_1
-+%input_q = MovingAverage(%input_1) : f32[N,3,8,8]  u8/asym  # input_q
++%input_q = Tracked(%input_1) : f32[N,3,8,8]  u8/asym  # input_q
 +%_0 = FusedConv2d(%input_q, grid=%input_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # 0
-+%_0_q = MovingAverage(%_0) : f32[N,4,8,8]  u8/asym  # 0_q
++%_0_q = Tracked(%_0) : f32[N,4,8,8]  u8/asym  # 0_q
 +%getitem = Split(%_0_q) : f32[N,2,8,8]  split_size_or_sections=2 dim=1  # 1.split
 +%getitem_1 = Split(%_0_q) : f32[N,2,8,8]  split_size_or_sections=2 dim=1 index=1  # 1.split_1
 -%_2 = Conv2d(%cat) : f32[N,4,8,8]  k3 p1  # 2
 -return %_2
-+%_1_concat_q = MovingAverage(%cat) : f32[N,4,8,8]  u8/asym  # 1.concat_q
++%_1_concat_q = Tracked(%cat) : f32[N,4,8,8]  u8/asym  # 1.concat_q
 +%_2 = FusedConv2d(%_1_concat_q, grid=%1.concat_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # 2
-+%_2_q = MovingAverage(%_2) : f32[N,4,8,8]  u8/asym  # 2_q
++%_2_q = Tracked(%_2) : f32[N,4,8,8]  u8/asym  # 2_q
 +return %_2_q
 """),
     )
@@ -358,7 +358,7 @@ def test_indices_get_no_grid() -> None:
         Embeds(),
         snapshot("""\
 -%fc = Linear(%embedding) : f32[N,4,4]  # fc
-+%embedding_q = MovingAverage(%embedding) : f32[N,4,6]  u8/asym  # embedding_q
++%embedding_q = Tracked(%embedding) : f32[N,4,6]  u8/asym  # embedding_q
 +%fc = FusedLinear(%embedding_q, grid=%embedding_q) : f32[N,4,4]  w=s8/ch0  # fc
 """),
         inputs=torch.arange(8).view(2, 4),

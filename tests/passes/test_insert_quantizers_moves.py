@@ -46,24 +46,24 @@ def test_on_onnxruntime_the_grid_stands_behind_a_resize_once_more() -> None:
         snapshot("""\
 -%a = Conv2d(%x) : f32[N,4,8,8]  k3 p1  # a
 -%getitem = Slice(%a) : f32[N,2,8,8]  index=(slice(None, None, None), slice(None, 2, None))  # slice
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym  # x_q
 +%a = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # a
-+%a_q = MovingAverage(%a, 0) : f32[N,4,8,8]  u8/asym  # a_q
++%a_q = Tracked(%a, 0) : f32[N,4,8,8]  u8/asym  # a_q
 +%getitem = Slice(%a_q) : f32[N,2,8,8]  index=(slice(None, None, None), slice(None, 2, None))  # slice
 -%b = Conv2d(%interpolate) : f32[N,4,16,16]  k3 p1  # b
 -%repeat = Tile(%a) : f32[N,8,8,8]  repeats=(1, 2, 1, 1)  # repeat
-+%a_q_1 = MovingAverage(%interpolate, 1) : f32[N,2,16,16]  u8/asym  # a_q
++%a_q_1 = Tracked(%interpolate, 1) : f32[N,2,16,16]  u8/asym  # a_q
 +%b = FusedConv2d(%a_q_1, grid=%a_q) : f32[N,4,16,16]  k3 p1  w=s8/ch0  # b
-+%b_q = MovingAverage(%b) : f32[N,4,16,16]  u8/asym  # b_q
++%b_q = Tracked(%b) : f32[N,4,16,16]  u8/asym  # b_q
 +%repeat = Tile(%a_q) : f32[N,8,8,8]  repeats=(1, 2, 1, 1)  # repeat
 -%mean = Mean(%tanh) : f32[]  # mean
 -%add = Add(%b, %mean) : f32[N,4,16,16]  # add
 -return %add
-+%tanh_q = MovingAverage(%tanh) : f32[N,8,8,8]  u8/asym  # tanh_q
++%tanh_q = Tracked(%tanh) : f32[N,8,8,8]  u8/asym  # tanh_q
 +%mean = Mean(%tanh_q) : f32[]  # mean
-+%mean_q = MovingAverage(%mean) : f32[]  u8/asym  # mean_q
++%mean_q = Tracked(%mean) : f32[]  u8/asym  # mean_q
 +%add = Add(%b_q, %mean_q) : f32[N,4,16,16]  # add
-+%add_q = MovingAverage(%add) : f32[N,4,16,16]  u8/asym  # add_q
++%add_q = Tracked(%add) : f32[N,4,16,16]  u8/asym  # add_q
 +return %add_q
 """),
         "onnxruntime",
@@ -74,19 +74,19 @@ def test_on_tensorrt_a_resize_has_grids_of_its_own() -> None:
     check(
         snapshot("""\
 -%a = Conv2d(%x) : f32[N,4,8,8]  k3 p1  # a
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  s8  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  s8  # x_q
 +%a = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # a
 -%interpolate = Interpolate(%getitem) : f32[N,2,16,16]  scale_factor=2.0  # interpolate
 -%b = Conv2d(%interpolate) : f32[N,4,16,16]  k3 p1  # b
-+%slice_q = MovingAverage(%getitem) : f32[N,2,8,8]  s8  # slice_q
++%slice_q = Tracked(%getitem) : f32[N,2,8,8]  s8  # slice_q
 +%interpolate = Interpolate(%slice_q) : f32[N,2,16,16]  scale_factor=2.0  # interpolate
-+%interpolate_q = MovingAverage(%interpolate) : f32[N,2,16,16]  s8  # interpolate_q
++%interpolate_q = Tracked(%interpolate) : f32[N,2,16,16]  s8  # interpolate_q
 +%b = FusedConv2d(%interpolate_q, grid=%interpolate_q) : f32[N,4,16,16]  k3 p1  w=s8/ch0  # b
 -%mean = Mean(%tanh) : f32[]  # mean
 -%add = Add(%b, %mean) : f32[N,4,16,16]  # add
-+%tanh_q = MovingAverage(%tanh) : f32[N,8,8,8]  s8  # tanh_q
++%tanh_q = Tracked(%tanh) : f32[N,8,8,8]  s8  # tanh_q
 +%mean = Mean(%tanh_q) : f32[]  # mean
-+%mean_q = MovingAverage(%mean) : f32[]  s8  # mean_q
++%mean_q = Tracked(%mean) : f32[]  s8  # mean_q
 +%add = Add(%b, %mean_q) : f32[N,4,16,16]  # add
 """),
         "tensorrt",
@@ -121,18 +121,18 @@ def test_zeros_that_a_convolution_takes_in_keep_the_grid_and_others_have_it_agai
 -%pad_1 = Pad(%b) : f32[N,4,9,9]  pad=(1, 1, 1, 1)  # pad_1
 -%pool = AvgPool2d(%pad_1) : f32[N,4,3,3]  k3 s3  # pool
 -return %pool
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  u8/asym  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym  # x_q
 +%a = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # a
-+%a_q = MovingAverage(%a) : f32[N,4,8,8]  u8/asym  # a_q
++%a_q = Tracked(%a) : f32[N,4,8,8]  u8/asym  # a_q
 +%hardswish = Hardswish(%a_q) : f32[N,4,8,8]  # hardswish
-+%hardswish_q = MovingAverage(%hardswish) : f32[N,4,8,8]  u8/asym  # hardswish_q
++%hardswish_q = Tracked(%hardswish) : f32[N,4,8,8]  u8/asym  # hardswish_q
 +%pad = ZeroPad2d(%hardswish_q) : f32[N,4,9,9]  p0x1x0x1  # pad
 +%b = FusedConv2d(%pad, grid=%hardswish_q) : f32[N,4,7,7]  k3  w=s8/ch0  # b
-+%b_q = MovingAverage(%b, 0) : f32[N,4,7,7]  u8/asym  # b_q
++%b_q = Tracked(%b, 0) : f32[N,4,7,7]  u8/asym  # b_q
 +%pad_1 = Pad(%b_q) : f32[N,4,9,9]  pad=(1, 1, 1, 1)  # pad_1
-+%b_q_1 = MovingAverage(%pad_1, 1) : f32[N,4,9,9]  u8/asym  # b_q
++%b_q_1 = Tracked(%pad_1, 1) : f32[N,4,9,9]  u8/asym  # b_q
 +%pool = AvgPool2d(%b_q_1) : f32[N,4,3,3]  k3 s3  # pool
-+%pool_q = MovingAverage(%pool) : f32[N,4,3,3]  u8/asym  # pool_q
++%pool_q = Tracked(%pool) : f32[N,4,3,3]  u8/asym  # pool_q
 +return %pool_q
 """),
     )
@@ -143,15 +143,15 @@ def test_zeros_that_a_convolution_takes_in_keep_the_grid_and_others_are_float_on
         "tensorrt",
         snapshot("""\
 -%a = Conv2d(%x) : f32[N,4,8,8]  k3 p1  # a
-+%x_q = MovingAverage(%x) : f32[N,3,8,8]  s8  # x_q
++%x_q = Tracked(%x) : f32[N,3,8,8]  s8  # x_q
 +%a = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # a
 -%pad = ZeroPad2d(%hardswish) : f32[N,4,9,9]  p0x1x0x1  # pad
 -%b = Conv2d(%pad) : f32[N,4,7,7]  k3  # b
-+%hardswish_q = MovingAverage(%hardswish) : f32[N,4,8,8]  s8  # hardswish_q
++%hardswish_q = Tracked(%hardswish) : f32[N,4,8,8]  s8  # hardswish_q
 +%pad = ZeroPad2d(%hardswish_q) : f32[N,4,9,9]  p0x1x0x1  # pad
 +%b = FusedConv2d(%pad, grid=%hardswish_q) : f32[N,4,7,7]  k3  w=s8/ch0  # b
 -%pool = AvgPool2d(%pad_1) : f32[N,4,3,3]  k3 s3  # pool
-+%pad_1_q = MovingAverage(%pad_1) : f32[N,4,9,9]  s8  # pad_1_q
++%pad_1_q = Tracked(%pad_1) : f32[N,4,9,9]  s8  # pad_1_q
 +%pool = AvgPool2d(%pad_1_q) : f32[N,4,3,3]  k3 s3  # pool
 """),
     )

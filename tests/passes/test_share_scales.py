@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import qatc
 from qatc.passes import InsertQuantizers, ShareScales
-from qatc.quantizers import MovingAverage
+from qatc.quantizers import Tracked
 from qatc.spec import config_of
 from qatc.targets import TARGETS, Target
 from tests.check_pass import check_pass
@@ -24,18 +24,18 @@ def test_the_grids_around_a_concatenation_become_one() -> None:
     gm = share(
         Concat(),
         snapshot("""\
--%a_q = MovingAverage(%a) : f32[N,4,8,8]  s8  # a_q
-+%a_q = MovingAverage(%a, 0) : f32[N,4,8,8]  s8  # a_q
--%concat_q = MovingAverage(%cat) : f32[N,12,8,8]  s8  # concat_q
+-%a_q = Tracked(%a) : f32[N,4,8,8]  s8  # a_q
++%a_q = Tracked(%a, 0) : f32[N,4,8,8]  s8  # a_q
+-%concat_q = Tracked(%cat) : f32[N,12,8,8]  s8  # concat_q
 -%head = FusedConv2d(%concat_q, grid=%concat_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # head
-+%concat_q = MovingAverage(%cat, 1) : f32[N,12,8,8]  s8  # a_q
++%concat_q = Tracked(%cat, 1) : f32[N,12,8,8]  s8  # a_q
 +%head = FusedConv2d(%concat_q, grid=%a_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # head
 """),
     )
     quantizer = gm.get_submodule("a_q")
-    assert isinstance(quantizer, MovingAverage)
+    assert isinstance(quantizer, Tracked)
     assert quantizer.sites == 2
-    assert [n for n, m in gm.named_modules() if isinstance(m, MovingAverage)] == ["x_q", "a_q"]
+    assert [n for n, m in gm.named_modules() if isinstance(m, Tracked)] == ["x_q", "a_q"]
 
 
 def test_it_is_left_where_the_target_rescales_each_input() -> None:
@@ -61,19 +61,19 @@ def test_concatenations_of_concatenations_share_one_grid() -> None:
     share(
         Dense(),
         snapshot("""\
--%x_q = MovingAverage(%x) : f32[N,3,8,8]  s8  # x_q
-+%x_q = MovingAverage(%x, 0) : f32[N,3,8,8]  s8  # x_q
--%concat_q = MovingAverage(%cat) : f32[N,7,8,8]  s8  # concat_q
+-%x_q = Tracked(%x) : f32[N,3,8,8]  s8  # x_q
++%x_q = Tracked(%x, 0) : f32[N,3,8,8]  s8  # x_q
+-%concat_q = Tracked(%cat) : f32[N,7,8,8]  s8  # concat_q
 -%b = FusedConv2d(%concat_q, grid=%concat_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # b
-+%concat_q = MovingAverage(%cat, 1) : f32[N,7,8,8]  s8  # x_q
++%concat_q = Tracked(%cat, 1) : f32[N,7,8,8]  s8  # x_q
 +%b = FusedConv2d(%concat_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # b
--%concat_1_q = MovingAverage(%cat_1) : f32[N,11,8,8]  s8  # concat_1_q
+-%concat_1_q = Tracked(%cat_1) : f32[N,11,8,8]  s8  # concat_1_q
 -%c = FusedConv2d(%concat_1_q, grid=%concat_1_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # c
-+%concat_1_q = MovingAverage(%cat_1, 2) : f32[N,11,8,8]  s8  # x_q
++%concat_1_q = Tracked(%cat_1, 2) : f32[N,11,8,8]  s8  # x_q
 +%c = FusedConv2d(%concat_1_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # c
--%concat_2_q = MovingAverage(%cat_2) : f32[N,15,8,8]  s8  # concat_2_q
+-%concat_2_q = Tracked(%cat_2) : f32[N,15,8,8]  s8  # concat_2_q
 -%d = FusedConv2d(%concat_2_q, grid=%concat_2_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # d
-+%concat_2_q = MovingAverage(%cat_2, 3) : f32[N,15,8,8]  s8  # x_q
++%concat_2_q = Tracked(%cat_2, 3) : f32[N,15,8,8]  s8  # x_q
 +%d = FusedConv2d(%concat_2_q, grid=%x_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # d
 """),
     )
@@ -83,8 +83,9 @@ def test_the_shared_range_covers_every_call_site() -> None:
     model = qatc.prepare(Concat(), images(), "tensorrt")
     qatc.calibrate(model, [images()], progress=False)
     shared = model.get_submodule("a_q")
-    assert isinstance(shared, MovingAverage)
-    assert float(shared.low[0]) == 0.0  # behind a ReLU
-    assert float(shared.low[1]) < 0.0
+    assert isinstance(shared, Tracked)
+    first, second = (shared.recorder(site).range() for site in range(2))
+    assert float(first.low) == 0.0  # behind a ReLU
+    assert float(second.low) < 0.0
     covered = 127 * shared.checked_grid(torch.empty(0)).scale
-    assert float(torch.maximum(-shared.low.min(), shared.high.max())) <= float(covered) * (1 + 2**-22)
+    assert float(torch.maximum(-second.low, torch.maximum(first.high, second.high))) <= float(covered) * (1 + 2**-22)

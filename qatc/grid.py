@@ -26,17 +26,16 @@ def grid_from_range(low: Tensor, high: Tensor, spec: QuantSpec, floor: Tensor | 
     Symmetric: the larger magnitude maps to the highest code. Asymmetric: low maps to the lowest code, high to the
     highest, zero to a whole code (Jacob et al., arXiv:1712.05877, section 3).
     """
-    low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
+    low, high = low.float(), high.float()
     if spec.upper is not None:
         high = high.clamp(max=spec.upper)
     if spec.symmetric:
         amplitude = torch.maximum(-low, high) if spec.signed else high
-        scale = amplitude / spec.qmax
+        scale = finish_scale(amplitude / spec.qmax, spec, floor)
+        zero_point = torch.zeros_like(scale)
     else:
-        scale = (high - low) / (spec.qmax - spec.qmin)
-    scale = finish_scale(scale, spec, floor)
-    zero_point = torch.zeros_like(scale)
-    if not spec.symmetric:
+        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+        scale = finish_scale((high - low) / (spec.qmax - spec.qmin), spec, floor)
         # A scale rounded to a power of two leaves room at one end: the lower one where the upper one is bounded.
         zero_point = spec.qmin - low / scale if spec.upper is None else spec.qmax - high / scale
         zero_point = finish_zero_point(zero_point, spec)
@@ -89,17 +88,6 @@ def per_channel(value: Tensor, like: Tensor, axis: int | None) -> Tensor:
     shape = [1] * like.dim()
     shape[axis] = -1
     return value.view(shape)
-
-
-def range_of(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
-    """Return the least and greatest value, per channel along `axis`."""
-    if x.numel() == 0:
-        raise ValueError("an empty tensor has no range")
-    if axis is None:
-        low, high = torch.aminmax(x)
-    else:
-        low, high = torch.aminmax(x.movedim(axis, 0).reshape(x.shape[axis], -1), dim=1)
-    return low.float(), high.float()
 
 
 def codes(x: Tensor, grid: Grid, spec: QuantSpec) -> Tensor:

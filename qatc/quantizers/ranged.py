@@ -1,0 +1,154 @@
+"""Quantizers whose grid covers a range that is estimated: one that follows the data, or one that stays."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qatc.errors import ConfigError
+from qatc.grid import Grid, grid_from_range
+from qatc.quantizers.base import Quantizer
+from qatc.quantizers.fake_quantize import fake_quantize, fake_quantize_covered
+from qatc.ranges import RANGE_ESTIMATORS, Range
+from qatc.ranges.base import extremes
+from qatc.spec import QuantSpec
+
+# A range that ends exactly at a value seen makes ratios of scales small fractions, so that sums and means of codes
+# fall on ties, which kernels break one way or the other.
+_MARGIN = 1 + 2.0**-11
+
+
+def margin(found: Range, spec: QuantSpec) -> Range:
+    """Return the range of an activation, a little wider unless scales are powers of two."""
+    return found if spec.pow2 else Range(found.low * _MARGIN, found.high * _MARGIN)
+
+
+class Fixed(Quantizer):
+    """The range that was recorded, for good."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
+        super().__init__(spec, range_name, sites)
+        self.register_buffer("low", torch.full((), torch.nan))
+        self.register_buffer("high", torch.full((), torch.nan))
+
+    def start(self, found: Range) -> None:
+        """Keep the range."""
+        self.low.copy_(found.low)
+        self.high.copy_(found.high)
+
+    def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
+        """Return the grid that covers the range."""
+        return grid_from_range(*margin(Range(self.low, self.high), self.spec), self.spec, floor)
+
+
+class Tracked(Quantizer):
+    """The range of what was seen, in recording and in training; the grid covers those of all call sites."""
+
+    def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
+        super().__init__(spec, range_name, sites)
+        self.recorders = nn.ModuleList(self.estimators(torch.empty(0)))
+        if not all(recorder.cheap for recorder in self.recorders):
+            followers = ", ".join(name for name, kind in RANGE_ESTIMATORS.items() if kind.cheap)
+            raise ConfigError(
+                f"range estimator {self.range_name!r} is too dear to follow every training step",
+                remedy=f"take it with the quantizer 'fixed' or a learned one, or one of: {followers}",
+            )
+
+    def settle(self) -> bool:
+        """Join what the ranks recorded; say whether there is a range."""
+        finite, self.finite = self.finite, True
+        for site in range(self.sites):
+            self.recorder(site).reduce()
+        self._ready = False
+        return finite and self.ready
+
+    def observe(self, x: Tensor, site: int) -> None:
+        """Follow the batch, on all ranks alike; one that overflowed changes nothing."""
+        self.recorder(site).collect(x)
+        self.recorder(site).reduce()
+
+    def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
+        """Return the grid that covers every site."""
+        return grid_from_range(*margin(self.recorded(), self.spec), self.spec, floor)
+
+    def _has_range(self) -> bool:
+        found = self.recorded()
+        return bool(found.low.isfinite().all() and found.high.isfinite().all())
+
+
+class WeightTracked(Quantizer):
+    """The range of the weights as they are at each forward: no state, so nothing can be stale."""
+
+    default_range: ClassVar[str] = "absmax"
+
+    @classmethod
+    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightTracked":
+        """Return the quantizer of a weight."""
+        return cls(spec, range_name)
+
+    @property
+    def follows_channels(self) -> bool:
+        """Whether a factor per channel changes no code: so it is with free scales per channel."""
+        return self.spec.axis is not None and self.spec.pow2 is None and self.range_name == "absmax"
+
+    def record(self, x: Tensor, site: int) -> None:
+        """Do nothing: the range is that of the weights at the time."""
+
+    def observe(self, x: Tensor, site: int) -> None:
+        """Do nothing, likewise."""
+
+    def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
+        """Return the grid of x's own range; x has its gain already."""
+        return grid_from_range(*self._range(x), self.spec, floor)
+
+    def quantize(self, x: Tensor, grid: Grid) -> Tensor:
+        """Return x fake-quantized; where the range covers it, none of it is clipped."""
+        covers = self.range_name == "absmax" and self.spec.symmetric
+        return fake_quantize_covered(x, grid, self.spec) if covers else fake_quantize(x, grid, self.spec)
+
+    def _range(self, x: Tensor) -> Range:
+        if self.range_name == "absmax":  # at every step of every layer: without a module made for it
+            low, high = extremes(x, self.spec.axis)
+            return Range(low, high) if self.spec.axis is not None else Range(low[0], high[0])
+        estimator = self.estimators(x)[0]
+        estimator.collect(x)
+        return estimator.range()
+
+
+class WeightFixed(Quantizer):
+    """The range that the weight had when it was prepared, for good; that of the weight before a BatchNorm is folded in.
+
+    `gain` takes a range per channel to the folded weight.
+    """
+
+    default_range: ClassVar[str] = "absmax"
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
+        super().__init__(spec, range_name, sites)
+        self.register_buffer("low", torch.empty(0))
+        self.register_buffer("high", torch.empty(0))
+
+    @classmethod
+    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightFixed":
+        """Return the quantizer with its range set from the weight."""
+        made = cls(spec, range_name)
+        estimator = made.estimators(weight)[0]
+        estimator.collect(weight.detach())
+        made.low, made.high = (end.clone() for end in estimator.range())
+        return made
+
+    def record(self, x: Tensor, site: int) -> None:
+        """Do nothing: the range was set from the weight."""
+
+    def observe(self, x: Tensor, site: int) -> None:
+        """Do nothing, likewise."""
+
+    def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
+        """Return the grid of the range."""
+        scale = gain if gain is not None and self.spec.axis is not None else 1.0
+        return grid_from_range(self.low * scale, self.high * scale, self.spec, floor)
