@@ -6,13 +6,14 @@ from qatc.errors import QatcError, QatcWarning
 from qatc.lowering import lower
 from qatc.pipeline import Pass, Pipeline
 from qatc.prepared import PreparedModel
+from qatc.ptq.equalize import equalize
 from qatc.spec import LayerConfig, QConfig, QuantSpec, Rule
 from qatc.targets import Target
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "save", "load", "lower",
+    "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "save", "load", "lower", "equalize",
     "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel", "QatcError",
     "QatcWarning", "__version__",
 ]  # fmt: skip
