@@ -6,6 +6,8 @@ from qatc.errors import QatcError, QatcWarning
 from qatc.lowering import lower
 from qatc.pipeline import Pass, Pipeline
 from qatc.prepared import PreparedModel
+from qatc.ptq.clip_weights import clip_weights
+from qatc.ptq.correct_biases import correct_biases
 from qatc.ptq.equalize import equalize
 from qatc.spec import LayerConfig, QConfig, QuantSpec, Rule
 from qatc.targets import Target
@@ -13,7 +15,8 @@ from qatc.targets import Target
 __version__ = "0.1.0"
 
 __all__ = [
-    "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "save", "load", "lower", "equalize",
+    "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "save", "load", "lower",
+    "equalize", "clip_weights", "correct_biases",
     "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel", "QatcError",
     "QatcWarning", "__version__",
 ]  # fmt: skip
