@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from qatc.arguments import arguments_of
 from qatc.batches import arguments_in
+from qatc.diagnosis import recording_bulk
 from qatc.errors import CalibrationError, ConfigError
 from qatc.float_check import check_float
 from qatc.modules.fused import Fused
@@ -79,7 +80,8 @@ def prepare(
     remember(gm, PreparedFor(target, config))
     if inputs is not None:
         remember_inputs(gm, inputs)
-    log.info("%s for %s: %s", type(model).__name__, target.name, gm.report.summary)
+    if log.isEnabledFor(logging.INFO):  # a report reads every weight
+        log.info("%s for %s: %s", type(model).__name__, target.name, gm.report.summary)
     return gm
 
 
@@ -106,7 +108,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
         raise CalibrationError("the model has no quantizers", remedy="call qatc.prepare(model) first")
     called = unwrapped(model)
     count = 0
-    with _recording(model, found.values()), torch.no_grad():
+    bulk = recording_bulk(called) if isinstance(called, PreparedModel) else nullcontext()
+    with _recording(model, found.values()), bulk, torch.no_grad():
         for given in arguments_in(batches, model, steps, title="calibrate", progress=progress):
             model(*given.args, **given.kwargs)
             count += 1
