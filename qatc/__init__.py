@@ -1,6 +1,7 @@
 """qatc: a quantization-aware-training compiler for PyTorch."""
 
 from qatc.api import calibrate, float_mode, freeze_bn, freeze_ranges, prepare
+from qatc.bn_reestimation import reestimate_bn
 from qatc.checkpoint import load, save
 from qatc.errors import QatcError, QatcWarning
 from qatc.lowering import lower
@@ -16,7 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "save", "load", "lower",
-    "equalize", "clip_weights", "correct_biases",
+    "equalize", "clip_weights", "correct_biases", "reestimate_bn",
     "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel", "QatcError",
     "QatcWarning", "__version__",
 ]  # fmt: skip
