@@ -5,6 +5,7 @@ from qatc.bn_reestimation import reestimate_bn
 from qatc.checkpoint import load, save
 from qatc.errors import QatcError, QatcWarning
 from qatc.lowering import lower
+from qatc.oscillation import Oscillation
 from qatc.pipeline import Pass, Pipeline
 from qatc.prepared import PreparedModel
 from qatc.ptq.clip_weights import clip_weights
@@ -17,7 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "save", "load", "lower",
-    "equalize", "clip_weights", "correct_biases", "reestimate_bn",
+    "equalize", "clip_weights", "correct_biases", "reestimate_bn", "Oscillation",
     "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel", "QatcError",
     "QatcWarning", "__version__",
 ]  # fmt: skip

@@ -43,7 +43,7 @@ def reestimate_bn(
     """Set every BatchNorm's running mean and variance to the means of its batch means and (unbiased) variances.
 
     Moving averages lag behind weights that oscillate between two codes, and at few bits the statistics of the weights
-    as they are differ much from them (Nagel et al., arXiv:2203.11086, section 4.1; AIMET's reestimate_bn_stats).
+    as they are differ much from them (Nagel et al., arXiv:2203.11086; AIMET's reestimate_bn_stats).
     Everything but the BatchNorms is in eval mode meanwhile; modes, counters, momenta and freezing come back as they
     were. BatchNorms that never use batch statistics are left. Over several ranks it is the mean of theirs.
 
