@@ -1,7 +1,7 @@
 """Empirical bias correction: what quantization shifts on average is taken out of each layer's bias."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +45,8 @@ def correct_biases(
     has the empirical form). Where there is a BatchNorm its running mean takes the correction: the deployed layer is the
     same, and a BatchNorm that trains on batch statistics, which never had the shift, does not get one now.
 
-    Call it on a calibrated model. Every node is run on all batches before the next one is, in both models, and tensors
-    that a later node reads are kept meanwhile, so give it few: some 500 images do.
+    Call it on a calibrated model. Every node is run on all batches before the next one is, and tensors that a later
+    node reads are kept meanwhile, so give it few: some 500 images do.
 
     Args:
         model: a prepared and calibrated model; changed in place, its mode stays.
@@ -69,21 +69,35 @@ def correct_biases(
     bound = [arguments.bound(gm.forward) for arguments in given]
     if not bound:
         raise CalibrationError("there was no batch to correct biases with", remedy="pass a loader that yields batches")
-    plain, quantized = ([_Run(gm, values) for values in bound] for _ in range(2))
     found = []
     with _evaluating(gm):
+        wanted = _float_means(gm, layers, bound)
+        runs = [_Run(gm, values) for values in bound]
         for node in gm.graph.nodes:
             if node.op == "output":
                 break
             if node in layers:
-                found.append(_correct(layers[node], plain, quantized, shared))
-            else:
-                with float_mode(_called(gm, node)):
-                    for run in plain:
-                        run.step(node)
-            for run in quantized:
+                found.append(_correct(layers[node], wanted[node], runs, shared))
+            for run in runs:
                 run.step(node)
     return tuple(found)
+
+
+def _float_means(
+    gm: PreparedModel, layers: Mapping[fx.Node, Layer], bound: list[dict[str, Any]]
+) -> "dict[fx.Node, _Mean]":
+    """Return the mean of each layer's output channels, before the activation, in the float model."""
+    means = {node: _Mean(layer.module.output_axis) for node, layer in layers.items()}
+    with float_mode(gm):
+        for values in bound:
+            run = _Run(gm, values)
+            for node in gm.graph.nodes:
+                if node.op == "output":
+                    break
+                if node in layers:
+                    means[node].add(run.before_activation(layers[node]))
+                run.step(node)
+    return means
 
 
 class _Run(fx.Interpreter):
@@ -94,12 +108,8 @@ class _Run(fx.Interpreter):
         self.given = values
 
     def step(self, node: fx.Node) -> None:
-        """Run the node and keep its result."""
-        self.keep(node, self.run_node(node))
-
-    def keep(self, node: fx.Node, result: Any) -> None:
-        """Keep the node's result, and drop what nothing reads any more."""
-        self.env[node] = result
+        """Run the node and keep its result, and drop what nothing reads any more."""
+        self.env[node] = self.run_node(node)
         for done in self.user_to_last_uses.get(node, []):
             del self.env[done]
 
@@ -142,15 +152,10 @@ class _Mean:
         return (torch.as_tensor(self.squares) / self.count).mean().sqrt()
 
 
-def _correct(layer: Layer, plain: list[_Run], quantized: list[_Run], shared: set[int]) -> CorrectedBias:
-    """Run one layer of the float model, and correct its bias, all before it being so; its results are kept in `env`."""
-    wanted, found = (_Mean(layer.module.output_axis) for _ in range(2))
-    with float_mode(layer.module):
-        for run in plain:
-            y = run.before_activation(layer)
-            wanted.add(y)
-            run.keep(layer.node, layer.module.activated(y))
-    for run in quantized:
+def _correct(layer: Layer, wanted: _Mean, runs: list[_Run], shared: set[int]) -> CorrectedBias:
+    """Correct one layer's bias, all before it being so."""
+    found = _Mean(layer.module.output_axis)
+    for run in runs:
         found.add(run.before_activation(layer))
     shift = wanted.mean - found.mean
     share = float(shift.square().mean().sqrt() / wanted.magnitude.clamp(min=torch.finfo(torch.float64).tiny))
@@ -168,10 +173,6 @@ def _correct(layer: Layer, plain: list[_Run], quantized: list[_Run], shared: set
         shift = torch.where(factor == 0, 0.0, -shift / factor.masked_fill(factor == 0, 1.0))
     corrected.add_(shift.to(corrected.dtype))
     return CorrectedBias(layer.name, share)
-
-
-def _called(gm: fx.GraphModule, node: fx.Node) -> nn.Module:
-    return gm.get_submodule(str(node.target)) if node.op == "call_module" else nn.Module()
 
 
 @contextmanager
