@@ -19,7 +19,7 @@ from qatc.passes import qat_pipeline
 from qatc.pipeline import DumpFolder
 from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs, unwrapped
 from qatc.quantizers import Quantizer
-from qatc.spec import QConfig, config_of
+from qatc.spec import WITHOUT_BATCH_STATISTICS, QConfig, config_of
 from qatc.targets import Target, target_of
 from qatc.trace import trace
 
@@ -48,8 +48,8 @@ def prepare(
         config: a preset (`w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`) or a `QConfig`.
         dump_dir: a folder for the numbered text dump after each pass that changed something.
         verify: whether to compare the result, with its quantizers off, with the model: outputs in eval mode, outputs,
-            gradients and statistics of a training step (`qatc.float_difference`). Needs example_inputs of the real
-            kind, and the time and memory of a few runs.
+            gradients and statistics of a training step (`qatc.float_difference`), unless BatchNorms are asked to train
+            without batch statistics. Needs example_inputs of the real kind, and the time and memory of a few runs.
         strict: whether a submodule that cannot be traced is an error, instead of a warning (`QatcWarning`) and a part
             that stays in float.
 
@@ -76,7 +76,7 @@ def prepare(
             remedy="check that the model has layers of the target's table, and that no rule excludes them all",
         )
     if verify and given is not None:
-        check_float(model, gm, pipeline, example_inputs, given)
+        check_float(model, gm, pipeline, example_inputs, given, train=config.batch_norm not in WITHOUT_BATCH_STATISTICS)
     remember(gm, PreparedFor(target, config))
     if inputs is not None:
         remember_inputs(gm, inputs)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qatc.errors import QatcError
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, StaysInEval
+from qatc.modules.bn_modes import DEFAULT, train
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import bias_codes, snap
 from qatc.quantizers.grid import BIAS_CODES, codes, per_channel
@@ -41,6 +42,7 @@ class Fused(nn.Module):
 
     channel_axis = 0
     output_axis = 1
+    bn_mode = DEFAULT  # how it trains on batch statistics
     weight: Any  # a Tensor; torch's layers declare theirs in ways that a mixin cannot repeat
     bias: Any  # a Tensor or None
 
@@ -82,7 +84,7 @@ class Fused(nn.Module):
         what a transposed convolution takes.
         """
         if bn is not None and bn.training and not self.bn_frozen:
-            y = bn(self.compute(x, self.unfolded_weight(bn, weight, bias), self.own(weight, bias).bias, output_size))
+            y = train(self.bn_mode, self, x, bn, grid, weight, bias, output_size)
         else:
             folded = self.fold(bn, weight, bias)
             if self.runs_on_codes(grid):
