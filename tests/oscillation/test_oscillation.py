@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import qatc
 from qatc.errors import ConfigError
@@ -162,6 +163,31 @@ def test_training_resumes_as_if_it_had_gone_on() -> None:
     assert torch.equal(train(resumed, again, range(20)), train(gm, oscillation, range(20)))
     for name, value in oscillation.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
+
+
+class Waits(TorchDispatchMode):
+    """Collects what would wait for a device: reading a value, a choice by a mask, whose size depends on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_device() -> None:
+    gm: Any = qatc.prepare(randomise(ConvBnAct(bn=nn.BatchNorm2d(4))), images(), config=W3)
+    oscillation = qatc.Oscillation(gm, freeze_above=0.1)
+    with Waits() as waits:
+        oscillation.step()
+        oscillation.dampening().backward()
+    assert not waits.found
+    with waits:
+        oscillation.report()
+    assert waits.found  # so the mode does see it
 
 
 def test_what_cannot_be_watched_is_an_error() -> None:
