@@ -6,6 +6,7 @@ if __name__ != "qatc.passes":
 from qatc.passes.constrain_pow2_scales import ConstrainPow2Scales
 from qatc.passes.decompose_composites import DecomposeComposites
 from qatc.passes.dedup_modules import DedupModules
+from qatc.passes.fold_batch_norms import FoldBatchNorms
 from qatc.passes.fold_bn_self import FoldBnSelf
 from qatc.passes.functional_to_layer import FunctionalToLayer
 from qatc.passes.functional_to_module import FunctionalToModule
@@ -14,6 +15,7 @@ from qatc.passes.fuse_conv_bn_act import FuseConvBnAct
 from qatc.passes.insert_quantizers import InsertQuantizers
 from qatc.passes.leave_clips import LeaveClips
 from qatc.passes.share_scales import ShareScales
+from qatc.passes.train_batch_norms import TrainBatchNorms
 from qatc.pipeline import Pass, Pipeline
 from qatc.spec import QConfig
 from qatc.targets import Target
@@ -29,6 +31,7 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
         FunctionalToModule(),  # F.relu -> nn.ReLU, so later passes match modules only
         FuseConvBnAct(),
         FoldBnSelf(),  # a BatchNorm with no layer to fold into
+        *_batch_norms(config.batch_norm),
         InsertQuantizers(target, config),
         ShareScales(target),  # tensors that the target wants on one grid
     )
@@ -36,8 +39,19 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
     return Pipeline((*passes, *pow2, LeaveClips()))  # a matter of speed alone
 
 
+def _batch_norms(mode: str) -> tuple[Pass, ...]:
+    """Return the pass that makes BatchNorms train in that mode; none for the one that they train in anyway."""
+    match mode:
+        case "batch":
+            return ()
+        case "folded":
+            return (FoldBatchNorms(),)
+        case _:
+            return (TrainBatchNorms(mode),)
+
+
 __all__ = [
-    "ConstrainPow2Scales", "DecomposeComposites", "DedupModules", "FoldBnSelf", "FunctionalToLayer",
-    "FunctionalToModule", "Functionalize", "FuseConvBnAct", "InsertQuantizers", "LeaveClips", "ShareScales",
-    "qat_pipeline",
+    "ConstrainPow2Scales", "DecomposeComposites", "DedupModules", "FoldBatchNorms", "FoldBnSelf",
+    "FunctionalToLayer", "FunctionalToModule", "Functionalize", "FuseConvBnAct", "InsertQuantizers", "LeaveClips",
+    "ShareScales", "TrainBatchNorms", "qat_pipeline",
 ]  # fmt: skip

@@ -1,27 +1,25 @@
 """The calls of a training script: prepare, calibrate, freeze."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from qatc import ir
-from qatc.arguments import Arguments, arguments_of
+from qatc.arguments import arguments_of
+from qatc.batches import arguments_in
+from qatc.diagnosis import recording_bulk
 from qatc.errors import CalibrationError, ConfigError
 from qatc.float_check import check_float
 from qatc.modules.fused import Fused
-from qatc.nested import map_tensors
 from qatc.passes import qat_pipeline
 from qatc.pipeline import DumpFolder
-from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs
+from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs, unwrapped
 from qatc.quantizers import Quantizer
-from qatc.spec import QConfig, config_of
+from qatc.spec import WITHOUT_BATCH_STATISTICS, QConfig, config_of
 from qatc.targets import Target, target_of
 from qatc.trace import trace
 
@@ -50,8 +48,8 @@ def prepare(
         config: a preset (`w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`) or a `QConfig`.
         dump_dir: a folder for the numbered text dump after each pass that changed something.
         verify: whether to compare the result, with its quantizers off, with the model: outputs in eval mode, outputs,
-            gradients and statistics of a training step (`qatc.float_difference`). Needs example_inputs of the real
-            kind, and the time and memory of a few runs.
+            gradients and statistics of a training step (`qatc.float_difference`), unless BatchNorms are asked to train
+            without batch statistics. Needs example_inputs of the real kind, and the time and memory of a few runs.
         strict: whether a submodule that cannot be traced is an error, instead of a warning (`QatcWarning`) and a part
             that stays in float.
 
@@ -78,11 +76,12 @@ def prepare(
             remedy="check that the model has layers of the target's table, and that no rule excludes them all",
         )
     if verify and given is not None:
-        check_float(model, gm, pipeline, example_inputs, given)
+        check_float(model, gm, pipeline, example_inputs, given, train=config.batch_norm not in WITHOUT_BATCH_STATISTICS)
     remember(gm, PreparedFor(target, config))
     if inputs is not None:
         remember_inputs(gm, inputs)
-    log.info("%s for %s: %s", type(model).__name__, target.name, gm.report.summary)
+    if log.isEnabledFor(logging.INFO):  # a report reads every weight
+        log.info("%s for %s: %s", type(model).__name__, target.name, gm.report.summary)
     return gm
 
 
@@ -107,14 +106,11 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
     found = dict(quantizers(model))
     if not found:
         raise CalibrationError("the model has no quantizers", remedy="call qatc.prepare(model) first")
-    called = _called(model)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    total = steps if steps is not None else _length(batches)
+    called = unwrapped(model)
     count = 0
-    with _recording(model, found.values()), torch.no_grad():
-        bar = tqdm(islice(batches, steps), "calibrate", total, disable=None if progress and _is_main() else True)
-        for batch in bar:
-            given: Arguments = map_tensors(lambda x: x.to(device), _arguments(batch, called))
+    bulk = recording_bulk(called) if isinstance(called, PreparedModel) else nullcontext()
+    with _recording(model, found.values()), bulk, torch.no_grad():
+        for given in arguments_in(batches, model, steps, title="calibrate", progress=progress):
             model(*given.args, **given.kwargs)
             count += 1
             if count == 1 and isinstance(called, PreparedModel):
@@ -142,38 +138,6 @@ def _recording(model: nn.Module, found: Iterable[Quantizer]) -> Iterator[None]:
             quantizer.recording = False
         for module, training in modes.items():
             module.training = training
-
-
-def _called(model: nn.Module) -> nn.Module:
-    """Return the model to which a wrapper hands all arguments on: DistributedDataParallel, torch.compile."""
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        return _called(model.module)
-    return _called(model._modules["_orig_mod"] or model) if "_orig_mod" in model._modules else model
-
-
-def _arguments(batch: Any, model: nn.Module) -> Arguments:
-    given = arguments_of(batch, model.forward)
-    given.bound(model.forward)
-    if isinstance(batch, Mapping) and given.args and isinstance(model, PreparedModel):
-        first = next(node for node in model.graph.nodes if node.op == "placeholder")
-        if ir.tensor_type(first) is not None:
-            raise ConfigError(
-                f"the batch is a dict of {sorted(map(str, batch))}, the model's argument {first.target} is a tensor",
-                remedy=f"name the key {str(first.target)!r}, or pass batches as tensors or tuples",
-            )
-    return given
-
-
-def _length(batches: Iterable[Any]) -> int | None:
-    try:
-        return len(batches)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-
-
-def _is_main() -> bool:
-    distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 
 
 def freeze_bn(model: nn.Module, frozen: bool = True) -> None:

@@ -21,18 +21,24 @@ _TRACING = "put what the model does only in train mode into a module of its own;
 
 
 def check_float(
-    model: nn.Module, prepared: PreparedModel, pipeline: Pipeline, example_inputs: Any, given: Arguments
+    model: nn.Module,
+    prepared: PreparedModel,
+    pipeline: Pipeline,
+    example_inputs: Any,
+    given: Arguments,
+    *,
+    train: bool = True,
 ) -> None:
     """Raise a `FloatCheckError` that names the first pass after which outputs or gradients are not the model's.
 
-    `given` is what `example_inputs` is to the model. The passes run again, on a graph traced anew, only if the whole of
-    them changed something.
+    `given` is what `example_inputs` is to the model; `train` says whether to compare a step of training too. The passes
+    run again, on a graph traced anew, only if the whole of them changed something.
     """
-    difference = float_difference(model, prepared, given.args, given.kwargs)
+    difference = float_difference(model, prepared, given.args, given.kwargs, train=train)
     if difference.same:
         return
-    search = _Search(model, given)
-    if float_difference(model, model, given.args, given.kwargs).same:
+    search = _Search(model, given, train)
+    if float_difference(model, model, given.args, given.kwargs, train=train).same:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", QatcWarning)  # whoever prepared the model has seen them
             gm = trace(model, example_inputs)
@@ -50,13 +56,14 @@ class _Search:
 
     model: nn.Module
     given: Arguments
+    train: bool = True
     found: FloatCheckError | None = None
     lines: set[str] = field(default_factory=set)
 
     def look(self, gm: fx.GraphModule, step: str) -> None:
         if self.found is not None:
             return
-        difference = float_difference(self.model, gm, self.given.args, self.given.kwargs)
+        difference = float_difference(self.model, gm, self.given.args, self.given.kwargs, train=self.train)
         nodes = [node for node in gm.graph.nodes if format_node(node) not in self.lines]
         changed = _places(nodes) if self.lines else ""
         self.lines = {format_node(node) for node in gm.graph.nodes}

@@ -64,22 +64,28 @@ class FloatDifference:
 
 
 def float_difference(
-    original: nn.Module, prepared: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None = None
+    original: nn.Module,
+    prepared: nn.Module,
+    inputs: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    train: bool = True,
 ) -> FloatDifference:
     """Compare a prepared model with the original on these arguments; neither model is changed.
 
     Outputs in eval mode may differ by `EVAL_TOLERANCE` of their spread (greatest less least value), on the arguments
     and, if the original runs on it, on a batch of one row more. For training the loss is the sum of the outputs, each
     element weighted by a fixed random number; BatchNorms use batch statistics; every random draw (dropout, stochastic
-    depth) begins at the same seed, so that it only depends on its own op and shape. NaN and infinity must stand at the
-    same places.
+    depth) begins at the same seed, so that it only depends on its own op and shape; `train=False` leaves it out. NaN
+    and infinity must stand at the same places.
     """
     given = Arguments(tuple(inputs), dict(kwargs or {}))
     comparison = _Comparison(original, prepared)
     with _restored_draws(original):
         comparison.evaluate(given, "in eval mode")
         comparison.evaluate(grown(given), f"in eval mode with a batch of {(batch_size(given) or 0) + 1}")
-        comparison.train(given if (batch_size(given) or 2) > 1 else grown(given))
+        if train:
+            comparison.train(given if (batch_size(given) or 2) > 1 else grown(given))
     return comparison.result()
 
 

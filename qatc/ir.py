@@ -15,7 +15,7 @@ from qatc.quantizers.base import Quantizer
 
 _TYPE, _SOURCE, _WHY_FLOAT = "qatc_type", "qatc_source", "qatc_why_float"
 _MOVES, _FUSED_INTO, _CLIPPED_CODES = "qatc_moves_values", "qatc_fused_into", "qatc_clipped_codes"
-_NOTES, _DIMS = "qatc_notes", "qatc_dims"
+_NOTES, _DIMS, _BULK = "qatc_notes", "qatc_dims", "qatc_bulk"
 _SHORT = {
     torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64", torch.int64: "i64",
     torch.int32: "i32", torch.int8: "s8", torch.uint8: "u8", torch.bool: "bool",
@@ -122,6 +122,17 @@ def set_clipped_codes(node: fx.Node, limits: tuple[float, float]) -> None:
     node.meta[_CLIPPED_CODES] = limits
 
 
+def bulk(node: fx.Node) -> tuple[float, float] | None:
+    """Return the greatest magnitude and the root mean square that a quantized tensor was recorded with."""
+    found: tuple[float, float] | None = node.meta.get(_BULK)
+    return found
+
+
+def set_bulk(node: fx.Node, peak_and_root: tuple[float, float]) -> None:
+    """Record the greatest magnitude and the root mean square of a quantized tensor."""
+    node.meta[_BULK] = peak_and_root
+
+
 def fused_into(node: fx.Node) -> str:
     """Return the name of the op that the target fuses this activation into, or an empty text."""
     return str(node.meta.get(_FUSED_INTO, ""))
@@ -159,6 +170,7 @@ def meta_items(node: fx.Node) -> dict[str, Any]:
         "why_float": why_float(node),
         "moves": moves_values(node),
         "fused_into": fused_into(node),
+        "bulk": None if bulk(node) is None else list(bulk(node) or ()),
     }
 
 
@@ -171,6 +183,9 @@ def set_meta_items(node: fx.Node, items: dict[str, Any]) -> None:
     set_why_float(node, items["why_float"])
     set_moves_values(node, items["moves"])
     set_fused_into(node, items["fused_into"])
+    if items.get("bulk") is not None:  # files of before it was recorded have none
+        peak, root = items["bulk"]
+        set_bulk(node, (float(peak), float(root)))
 
 
 def module_of(node: Any, kind: type[M] | tuple[type[M], ...] = nn.Module) -> M | None:  # type: ignore[assignment]

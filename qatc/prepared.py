@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from qatc.arguments import batch_size
+from qatc.errors import ConfigError
 from qatc.nested import Part, Path, joined, leaves
 from qatc.report import Report, make_report
 from qatc.spec import QConfig
@@ -79,6 +80,22 @@ class PreparedModel(fx.GraphModule):
         twin: PreparedModel = rebuild(*copy.deepcopy(state, memo))
         memo[id(self)] = twin
         return twin
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model to which a wrapper hands all arguments on: DistributedDataParallel, torch.compile."""
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return unwrapped(model.module)
+    inside = model._modules.get("_orig_mod")
+    return model if inside is None else unwrapped(inside)
+
+
+def prepared_in(model: nn.Module) -> PreparedModel:
+    """Return the prepared model itself, taken out of what wraps it; a `ConfigError` if there is none."""
+    found = unwrapped(model)
+    if not isinstance(found, PreparedModel):
+        raise ConfigError(f"{type(found).__name__} is not prepared", remedy="call qatc.prepare(model, ...) first")
+    return found
 
 
 def remember(model: PreparedModel, prepared_for: PreparedFor) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import fx, nn
 
 from qatc.ir import module_of, referenced_module, source_of, tensor_type
+from qatc.modules.bn_modes import DEFAULT
+from qatc.modules.fused import Fused
 from qatc.modules.kinds import describe_quant
 from qatc.quantizers import Quantizer
 
@@ -103,6 +105,8 @@ def _attributes(module: nn.Module) -> str:
     activation = getattr(module, "activation", None)
     if isinstance(activation, nn.Module):
         parts.append(f"act={type(activation).__name__}")
+    if isinstance(module, Fused) and module.bn_mode != DEFAULT:
+        parts.append(f"bn={module.bn_mode}")
     return " ".join(parts)
 
 

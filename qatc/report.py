@@ -7,6 +7,7 @@ from torch import fx
 
 from qatc import ir
 from qatc.constants import constants
+from qatc.diagnosis import Finding, diagnose
 from qatc.modules.kinds import op_kind
 from qatc.quantizers import Quantizer
 
@@ -33,10 +34,12 @@ class Report:
     """The rows in graph order; `print` shows them as a table, `summary` as one line.
 
     `notes` are of the whole graph: what could not be traced, and what tracing decided by the example inputs.
+    `findings` are what will cost accuracy (`qatc.diagnosis`): the table names them, `diagnosis` has them whole.
     """
 
     rows: tuple[ReportRow, ...]
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -48,20 +51,38 @@ class Report:
         floats = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in left.most_common())
         return f"{text}; float: {floats}" if floats else text
 
+    @property
+    def diagnosis(self) -> str:
+        """Every finding with its figure and remedy, as text."""
+        return "\n".join(map(str, self.findings)) or "nothing found"
+
     def __str__(self) -> str:
         head = ("op", "kind", "weight", "inputs", "output", "why float")
         table = [head] + [(r.name, r.kind, r.weight, r.inputs, r.output, r.reason) for r in self.rows]
         widths = [max(len(row[i]) for row in table) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
         notes = [f"note: {note}" for note in self.notes]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes, self.summary])
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes, *self._found(), self.summary])
+
+    def _found(self) -> list[str]:
+        """Return a line for each kind of finding, and where the rest is."""
+        by_kind: dict[str, list[str]] = {}
+        for finding in self.findings:
+            by_kind.setdefault(finding.kind, []).append(finding.layer)
+        lines = [f"found: {kind} at {_named(layers)}" for kind, layers in by_kind.items()]
+        return [*lines, "print(model.report.diagnosis) has figures and remedies"] if lines else []
+
+
+def _named(layers: list[str], most: int = 3) -> str:
+    shown = ", ".join(layers[:most])
+    return shown if len(layers) <= most else f"{shown} and {len(layers) - most} more"
 
 
 def make_report(gm: fx.GraphModule) -> Report:
     """Return the report of a graph as it is now."""
     known = constants(gm.graph)  # what they compute is in the lowered file as a value
     rows = tuple(_row(node) for node in gm.graph.nodes if node not in known and _is_op(node))
-    return Report(rows, ir.notes(gm))
+    return Report(rows, ir.notes(gm), diagnose(gm))
 
 
 def _is_op(node: fx.Node) -> bool:

@@ -13,6 +13,9 @@ from torch import nn
 from qatc.errors import ConfigError, unknown
 
 Pow2 = Literal["up", "down"]
+BATCH_NORM_MODES = ("batch", "two-convolutions", "straight-through", "frozen", "folded")
+# In these, training uses no batch statistics: evaluated alone are they the float model.
+WITHOUT_BATCH_STATISTICS = ("frozen", "folded")
 MAX_BITS = 8
 MIN_BITS = 2
 
@@ -159,11 +162,22 @@ class Layer:
 
 @dataclass(frozen=True)
 class QConfig:
-    """What the user asks for: defaults for every layer, then ordered rules of which the last that matches wins."""
+    """What the user asks for: defaults for every layer, then ordered rules of which the last that matches wins.
+
+    `pow2` makes all scales powers of two. `batch_norm` says how BatchNorms that are folded into layers train: on batch
+    statistics, by one convolution (`batch`), by two (`two-convolutions`), or with the deployed layer's values and the
+    float one's gradient (`straight-through`); on running ones from the first step (`frozen`); or folded into weight and
+    bias before training (`folded`), which a float checkpoint then no longer fits.
+    """
 
     default: LayerConfig = field(default_factory=LayerConfig)
     rules: tuple[Rule, ...] = ()
     pow2: bool = False
+    batch_norm: str = "batch"
+
+    def __post_init__(self) -> None:
+        if self.batch_norm not in BATCH_NORM_MODES:
+            raise unknown("BatchNorm mode", self.batch_norm, BATCH_NORM_MODES, "there are: {}")
 
     def resolve(self, layers: Sequence[Layer]) -> dict[str, LayerConfig]:
         """Return the settings of each layer by name; a rule that matches none is a `ConfigError`."""

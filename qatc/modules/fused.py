@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from qatc.errors import QatcError
 from qatc.grid import BIAS_CODES, codes, per_channel
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, StaysInEval
+from qatc.modules.bn_modes import DEFAULT, train
 from qatc.modules.clips import is_left
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import bias_codes, snap
@@ -42,6 +43,7 @@ class Fused(nn.Module):
 
     channel_axis = 0
     output_axis = 1
+    bn_mode = DEFAULT  # how it trains on batch statistics
     weight: Any  # a Tensor; torch's layers declare theirs in ways that a mixin cannot repeat
     bias: Any  # a Tensor or None
 
@@ -84,7 +86,7 @@ class Fused(nn.Module):
         what a transposed convolution takes; `then` the quantizer that alone reads the output.
         """
         if bn is not None and bn.training and not self.bn_frozen:
-            y = bn(self.compute(x, self.unfolded_weight(bn, weight, bias), self.own(weight, bias).bias, output_size))
+            y = train(self.bn_mode, self, x, bn, grid, weight, bias, output_size)
         else:
             folded = self.fold(bn, weight, bias)
             if self.runs_on_codes(grid):

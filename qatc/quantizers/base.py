@@ -140,6 +140,15 @@ class Quantizer(nn.Module):
         channels = 1 if axis is None else x.shape[axis]
         return [range_estimator(self.range_name, self.spec, channels).to(x.device) for _ in range(self.sites)]
 
+    def range_of(self, x: Tensor) -> Range:
+        """Return the range that the estimator chooses for one tensor."""
+        estimator = self.estimators(x)[0]
+        estimator.collect(x.detach())
+        return estimator.range()
+
+    def begin(self, weight: Tensor) -> None:
+        """Set what is kept of a weight from it, as it will be quantized: folded, or per channel unfolded."""
+
     def start(self, found: Range) -> None:
         """Take a range as the first one; each quantizer defines its own."""
         raise NotImplementedError

@@ -68,12 +68,13 @@ class WeightLSQ(_Learned):
     def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightLSQ":
         """Return the quantizer with its step set from the weight."""
         made = cls(spec, range_name)
-        estimator = made.estimators(weight)[0]
-        estimator.collect(weight.detach())
-        scale = grid_from_range(*estimator.range(), replace(spec, pow2=None)).scale
-        made.log2_scale = nn.Parameter(torch.empty_like(scale))
-        made._set_scale(scale)
+        made.log2_scale = nn.Parameter(torch.empty_like(made.range_of(weight).low))
+        made.begin(weight)
         return made
+
+    def begin(self, weight: Tensor) -> None:
+        """Set the step from the weight."""
+        self._set_scale(grid_from_range(*self.range_of(weight), replace(self.spec, pow2=None)).scale)
 
     def record(self, x: Tensor, site: int) -> None:
         """Do nothing: the step was set from the weight."""

@@ -113,9 +113,7 @@ class WeightTracked(Quantizer):
         if self.range_name == "absmax":  # at every step of every layer: without a module made for it
             low, high = extremes(x, self.spec.axis)
             return Range(low, high) if self.spec.axis is not None else Range(low[0], high[0])
-        estimator = self.estimators(x)[0]
-        estimator.collect(x)
-        return estimator.range()
+        return self.range_of(x)
 
 
 class WeightFixed(Quantizer):
@@ -137,10 +135,13 @@ class WeightFixed(Quantizer):
     def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightFixed":
         """Return the quantizer with its range set from the weight."""
         made = cls(spec, range_name)
-        estimator = made.estimators(weight)[0]
-        estimator.collect(weight.detach())
-        made.low, made.high = (end.clone() for end in estimator.range())
+        made.begin(weight)
         return made
+
+    def begin(self, weight: Tensor) -> None:
+        """Set the range from the weight."""
+        self.low, self.high = (end.clone() for end in self.range_of(weight))
+        self._ready = False
 
     def record(self, x: Tensor, site: int) -> None:
         """Do nothing: the range was set from the weight."""

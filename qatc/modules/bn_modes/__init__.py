@@ -1,0 +1,24 @@
+"""How a layer and its BatchNorm train while the BatchNorm uses batch statistics: a file each, by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from qatc.modules.bn_modes.one_convolution import one_convolution
+from qatc.modules.bn_modes.straight_through import straight_through_block
+from qatc.modules.bn_modes.two_convolutions import two_convolutions
+
+# Each takes the layer, its input, the BatchNorm, the input's grid, weight and bias if they are given, and the output
+# size that a transposed convolution is asked for; it returns what the activation reads.
+BN_MODES: dict[str, Callable[..., Tensor]] = {
+    "batch": one_convolution,
+    "two-convolutions": two_convolutions,
+    "straight-through": straight_through_block,
+}
+DEFAULT = "batch"
+
+
+def train(mode: str, *args: Any) -> Tensor:
+    """Return the layer's normalized output in this mode."""
+    return BN_MODES[mode](*args)
