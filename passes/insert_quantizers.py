@@ -11,6 +11,7 @@ from torch import fx
 
 from qatc import ir
 from qatc.calls import may_be_tensor
+from qatc.config import Layer, LayerConfig, QConfig
 from qatc.constants import constants, value_of
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
 from qatc.masks import masks
@@ -20,7 +21,7 @@ from qatc.modules.fused_forms import FUSED_FORMS, fused_form
 from qatc.modules.kinds import op_kind, output_range, pad_widths, takes_padding
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
-from qatc.spec import Layer, LayerConfig, QConfig, QuantSpec
+from qatc.spec import QuantSpec
 from qatc.targets import OpRule, Target
 
 

@@ -2,11 +2,12 @@
 
 from qatc.api import calibrate, float_mode, freeze_bn, freeze_ranges, prepare
 from qatc.checkpoint import load, save
+from qatc.config import LayerConfig, QConfig, Rule
 from qatc.errors import QatcError, QatcWarning
 from qatc.lowering import lower
 from qatc.pipeline import Pass, Pipeline
 from qatc.prepared import PreparedModel
-from qatc.spec import LayerConfig, QConfig, QuantSpec, Rule
+from qatc.spec import QuantSpec
 from qatc.targets import Target
 
 __version__ = "0.1.0"

@@ -1,6 +1,8 @@
 """The calls of a training script: prepare, calibrate, freeze."""
 
 import logging
+import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -13,7 +15,8 @@ from tqdm import tqdm
 
 from qatc import ir
 from qatc.arguments import Arguments, arguments_of
-from qatc.errors import CalibrationError, ConfigError
+from qatc.config import QConfig, config_of
+from qatc.errors import CalibrationError, ConfigError, QatcWarning
 from qatc.float_check import check_float
 from qatc.modules.fused import Fused
 from qatc.nested import map_tensors
@@ -21,7 +24,6 @@ from qatc.passes import qat_pipeline
 from qatc.pipeline import DumpFolder
 from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs
 from qatc.quantizers import Quantizer
-from qatc.spec import QConfig, config_of
 from qatc.targets import Target, target_of
 from qatc.trace import trace
 
@@ -31,8 +33,8 @@ log = logging.getLogger("qatc")
 def prepare(
     model: nn.Module,
     example_inputs: Any = None,
-    target: str | Target = "onnxruntime",
-    config: str | QConfig = "w8a8",
+    target: str | Target | None = None,
+    config: str | os.PathLike[str] | QConfig = "w8a8",
     *,
     dump_dir: str | Path | None = None,
     verify: bool = False,
@@ -46,8 +48,9 @@ def prepare(
             tensors may stand inside dicts, lists, tuples, named tuples and dataclasses. Taken as `calibrate` takes a
             batch. With them the model's own Python runs on their shapes, of which any but those that it decides on stay
             open; without them it is traced symbolically, and must not ask for a shape.
-        target: where it will run; decides where quantizers stand, so it is chosen before training.
-        config: a preset (`w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`) or a `QConfig`.
+        target: where it will run; decides where quantizers stand, so it is chosen before training. None is the one that
+            the configuration names, or else `onnxruntime`; where both are given and differ, this one, with a warning.
+        config: a preset (`w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`), a `QConfig`, or the path of one in a `.toml` file.
         dump_dir: a folder for the numbered text dump after each pass that changed something.
         verify: whether to compare the result, with its quantizers off, with the model: outputs in eval mode, outputs,
             gradients and statistics of a training step (`qatc.float_difference`). Needs example_inputs of the real
@@ -61,7 +64,8 @@ def prepare(
         FloatCheckError: the check failed; it names the first pass that parted the two.
 
     """
-    target, config = target_of(target), config_of(config)
+    config = config_of(config)
+    target = _chosen_target(target, config)
     if verify and example_inputs is None:
         raise ConfigError("verify=True needs data to run the model on", remedy="give example_inputs, of the real kind")
     given = None if example_inputs is None else arguments_of(example_inputs, model.forward)
@@ -84,6 +88,18 @@ def prepare(
         remember_inputs(gm, inputs)
     log.info("%s for %s: %s", type(model).__name__, target.name, gm.report.summary)
     return gm
+
+
+def _chosen_target(given: str | Target | None, config: QConfig) -> Target:
+    """Return the target given, or else that of the configuration."""
+    target = target_of(given or config.target or "onnxruntime")
+    if config.target not in (None, target.name):
+        warnings.warn(
+            f"the configuration is meant for {config.target}; the model is prepared for {target.name}, as asked",
+            QatcWarning,
+            stacklevel=3,
+        )
+    return target
 
 
 def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx
 
 from qatc.arguments import batch_size
+from qatc.config import QConfig
 from qatc.nested import Part, Path, joined, leaves
 from qatc.report import Report, make_report
-from qatc.spec import QConfig
 from qatc.targets import Target
 
 _KEY = "qatc_prepared_for"

@@ -1,16 +1,11 @@
-"""What a tensor is quantized to (`QuantSpec`), and what a user asks for (`QConfig` and its ordered rules)."""
+"""What a tensor is quantized to (`QuantSpec`)."""
 
-import difflib
-import fnmatch
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
 
-from qatc.errors import ConfigError, unknown
+from qatc.errors import ConfigError
 
 Pow2 = Literal["up", "down"]
 MAX_BITS = 8
@@ -66,135 +61,3 @@ class QuantSpec:
         if self.pow2:
             parts.append("pow2" if self.pow2 == "up" else "pow2-down")
         return "/".join(parts)
-
-
-@dataclass(frozen=True)
-class LayerConfig:
-    """What is asked of one layer; `activation_bits` is the width of the tensors that it reads."""
-
-    weight_bits: int = 8
-    activation_bits: int = 8
-    weight_quantizer: str = "minmax"
-    activation_quantizer: str = "moving_average"
-    per_channel: bool = True
-    quantize: bool = True
-
-    def __post_init__(self) -> None:
-        for bits in (self.weight_bits, self.activation_bits):
-            QuantSpec(bits=bits)
-
-
-Matcher = str | type | Callable[[str, nn.Module], bool]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Settings for the layers that `match`: a name, a glob, `re:<regex>`, a module type, or a predicate (name, module).
-
-    `":first"` and `":last"` are the layers with weights that no other one comes before or after.
-    Fields left at None stay as they were. Example: `Rule("layer1.*", weight_bits=4)`.
-    """
-
-    match: Matcher
-    weight_bits: int | None = None
-    activation_bits: int | None = None
-    weight_quantizer: str | None = None
-    activation_quantizer: str | None = None
-    per_channel: bool | None = None
-    quantize: bool | None = None
-
-    def __post_init__(self) -> None:
-        for bits in (self.weight_bits, self.activation_bits):
-            if bits is not None:
-                QuantSpec(bits=bits)
-
-    def applied_to(self, base: LayerConfig) -> LayerConfig:
-        """Return `base` with this rule's settings over it."""
-        given = {f.name: getattr(self, f.name) for f in fields(LayerConfig) if getattr(self, f.name) is not None}
-        return replace(base, **given)
-
-    def matches(self, layer: "Layer") -> bool:
-        """Say whether this rule speaks of `layer`."""
-        match self.match:
-            case ":first":
-                return layer.first
-            case ":last":
-                return layer.last
-            case str(pattern) if pattern.startswith("re:"):
-                return any(re.fullmatch(pattern[3:], name) for name in layer.names)
-            case str(pattern):
-                return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for name in layer.names)
-            case type() as kind:
-                return isinstance(layer.module, kind)
-            case predicate:
-                return predicate(layer.name, layer.module)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One op as rules see it: its name and module, and whether it is a first or a last layer with weights.
-
-    `written` is the user's own name where it differs: that of a module called more than once, at its further calls.
-    """
-
-    name: str
-    module: nn.Module
-    first: bool = False
-    last: bool = False
-    written: str | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names that a rule may call it by."""
-        return (self.name,) if self.written is None else (self.name, self.written)
-
-
-@dataclass(frozen=True)
-class QConfig:
-    """What the user asks for: defaults for every layer, then ordered rules of which the last that matches wins."""
-
-    default: LayerConfig = field(default_factory=LayerConfig)
-    rules: tuple[Rule, ...] = ()
-    pow2: bool = False
-
-    def resolve(self, layers: Sequence[Layer]) -> dict[str, LayerConfig]:
-        """Return the settings of each layer by name; a rule that matches none is a `ConfigError`."""
-        resolved = {layer.name: self.default for layer in layers}
-        for rule in self.rules:
-            hits = [layer.name for layer in layers if rule.matches(layer)]
-            if not hits:
-                raise ConfigError(f"rule {rule.match!r} matches no layer", remedy=_proposal(rule.match, resolved))
-            for name in hits:
-                resolved[name] = rule.applied_to(resolved[name])
-        return resolved
-
-
-def _proposal(match: Matcher, names: Iterable[str]) -> str:
-    names = tuple(names)
-    if not isinstance(match, str):
-        return "check the type against print(model)"
-    near = difflib.get_close_matches(match.removeprefix("re:"), names, n=3, cutoff=0.3)
-    listed = ", ".join(map(repr, near or names[:4]))
-    return f"names are those of the model's own modules; {'the nearest' if near else 'the first'}: {listed}"
-
-
-_W8 = LayerConfig()
-_W4 = LayerConfig(weight_bits=4, activation_bits=4, weight_quantizer="lsq", activation_quantizer="lsq")
-# The first and the last layer keep 8 bits, as in every published 4-bit result (LSQ, arXiv:1902.08153, section 3).
-_ENDS_AT_8 = (Rule(":first", weight_bits=8, activation_bits=8), Rule(":last", weight_bits=8, activation_bits=8))
-
-PRESETS: dict[str, QConfig] = {
-    "w8a8": QConfig(_W8),
-    "w8a8-pow2": QConfig(_W8, pow2=True),
-    "w4a4": QConfig(_W4, _ENDS_AT_8),
-    "w4a4-pow2": QConfig(_W4, _ENDS_AT_8, pow2=True),
-}
-
-
-def config_of(config: "str | QConfig") -> QConfig:
-    """Return the `QConfig` itself, or the preset of that name; an unknown name is a `ConfigError`."""
-    if isinstance(config, QConfig):
-        return config
-    if config in PRESETS:
-        return PRESETS[config]
-    raise unknown("config", config, PRESETS, "presets: {}; or pass a QConfig")

@@ -8,8 +8,9 @@ from torch import nn
 
 from qatc.checkpoint.names import Allowed, dotted_name
 from qatc.checkpoint.plain import READERS, Readers, decode, encode, not_plain
+from qatc.config import LayerConfig, QConfig, Rule
 from qatc.errors import CheckpointError, ConfigError
-from qatc.spec import LayerConfig, QConfig, QuantSpec, Rule
+from qatc.spec import QuantSpec
 from qatc.targets import TARGETS, ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
 
 T = TypeVar("T")
