@@ -7,6 +7,7 @@ from qatc.errors import QatcError, QatcWarning
 from qatc.lowering import lower
 from qatc.pipeline import Pass, Pipeline
 from qatc.prepared import PreparedModel
+from qatc.schedule import Schedule
 from qatc.spec import QuantSpec
 from qatc.targets import Target
 
@@ -14,6 +15,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "save", "load", "lower",
-    "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel", "QatcError",
-    "QatcWarning", "__version__",
+    "Schedule", "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel",
+    "QatcError", "QatcWarning", "__version__",
 ]  # fmt: skip

@@ -24,6 +24,9 @@ from qatc.passes import qat_pipeline
 from qatc.pipeline import DumpFolder
 from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs
 from qatc.quantizers import Quantizer
+from qatc.recording import quantizers, settle
+from qatc.schedule.state import NAME as SCHEDULE
+from qatc.schedule.state import ScheduleState
 from qatc.targets import Target, target_of
 from qatc.trace import trace
 
@@ -83,6 +86,8 @@ def prepare(
         )
     if verify and given is not None:
         check_float(model, gm, pipeline, example_inputs, given)
+    gm.add_module(SCHEDULE, ScheduleState())
+    _onto_the_models_device(gm)
     remember(gm, PreparedFor(target, config))
     if inputs is not None:
         remember_inputs(gm, inputs)
@@ -102,9 +107,11 @@ def _chosen_target(given: str | Target | None, config: QConfig) -> Target:
     return target
 
 
-def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
-    """Yield every quantizer of a prepared model with its name."""
-    return ((name, m) for name, m in model.named_modules() if isinstance(m, Quantizer))
+def _onto_the_models_device(gm: PreparedModel) -> None:
+    device = next((p.device for p in gm.parameters()), torch.device("cpu"))
+    for module in gm.modules():
+        if isinstance(module, Quantizer | ScheduleState):
+            module.to(device)
 
 
 def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = None, progress: bool = True) -> None:
@@ -137,12 +144,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
                 remember_inputs(called, given.bound(called.forward))
     if count == 0:
         raise CalibrationError("there was no batch to calibrate with", remedy="pass a loader that yields batches")
-    for name, quantizer in found.items():
-        quantizer.settle()
-        if not quantizer.ready:
-            raise CalibrationError(
-                f"the range of {name} is not finite", remedy="look for NaN or infinity in the data and the weights"
-            )
+    settle(model)
 
 
 @contextmanager

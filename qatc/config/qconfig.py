@@ -10,6 +10,7 @@ from qatc.config.layers import Layer, LayerConfig, Rule
 from qatc.config.toml import parsed, written
 from qatc.config.values import check_settings, names_of, setting
 from qatc.errors import ConfigError
+from qatc.schedule import Schedule
 from qatc.targets import TARGETS
 
 
@@ -24,6 +25,8 @@ class QConfig:
         None, "The target that it is meant for; one that `prepare` is given goes first.",
         names_of("target", lambda: TARGETS),
     )  # fmt: skip
+
+    schedule: Schedule | None = setting(None, "When a run records, quantizes and freezes.")
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -1,19 +1,26 @@
 """What every quantizer shares: when it records, when it moves, when it quantizes."""
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 
 from qatc.errors import CalibrationError
 from qatc.quantizers.fake_quantize import fake_quantize
-from qatc.quantizers.grid import Grid, codes
+from qatc.quantizers.grid import Grid, codes, per_channel
 from qatc.spec import QuantSpec
+
+# What a quantizer does in training, stage by stage of a schedule: nothing; collect ranges; let them follow the data;
+# clamp values to them; quantize. Before the last two values pass through as they are, in evaluation too.
+Stage = Literal["float", "record", "follow", "clamp", "quantize"]
 
 
 class Quantizer(nn.Module):
     """A fake quantizer of one tensor, or of several that share a grid (each call site of them has its number).
 
     Recording (`qatc.calibrate`) only collects ranges and passes x through. Otherwise ranges move in training mode
-    alone, while `observing`; `eval()` changes nothing. Before it has a range, a quantizer passes x through.
+    alone, while `observing`; `eval()` changes nothing. Before it has a range, a quantizer passes x through. The `stage`
+    is that of a `qatc.Schedule`.
 
     A subclass keeps its state in parameters and buffers that are NaN until known, and implements `record`, `settle`,
     `observe` and `grid`.
@@ -26,6 +33,7 @@ class Quantizer(nn.Module):
         self.enabled = True
         self.observing = True
         self.recording = False
+        self.stage: Stage = "quantize"
         # Derived from the tensors and looked up once, since reading a tensor waits for the device.
         self._ready = False
         self.register_load_state_dict_post_hook(_look_again)
@@ -40,15 +48,37 @@ class Quantizer(nn.Module):
                 f"a quantizer was given {x.dtype}".replace("torch.", ""),
                 remedy="give qatc.prepare example_inputs: tensors of integers then stay as they are",
             )
-        if self.recording:
+        if self.recording or (self.training and self.stage == "record"):
             self.record(x.detach(), site)
             self._ready = False
-            return x
-        if self.training and self.observing:
+            return self.passed(x)
+        if self.training and self.observing and self.stage != "float":
             self.observe(x.detach(), site)
-        if not self.enabled or not self.ready:
+        if not self.enabled:
             return x
-        return self.quantize(x, self.grid(x.detach(), gain, floor))
+        if not self.acts:
+            return self.passed(x)
+        if not self.ready:
+            return x
+        grid = self.grid(x.detach(), gain, floor)
+        return self.clamp(x, grid) if self.stage == "clamp" else self.quantize(x, grid)
+
+    @property
+    def acts(self) -> bool:
+        """Whether values change in this stage."""
+        return self.stage in ("quantize", "clamp")
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether values come out on the grid."""
+        return self.enabled and not self.recording and self.stage == "quantize" and self.ready
+
+    def passed(self, x: Tensor) -> Tensor:
+        """Return x as it is; what learns gets a gradient of zero, for which DistributedDataParallel waits."""
+        if self.training and torch.is_grad_enabled() and (learned := list(self.parameters())):
+            passed: Tensor = _Passed.apply(x, *learned)
+            return passed
+        return x
 
     @property
     def ready(self) -> bool:
@@ -73,6 +103,15 @@ class Quantizer(nn.Module):
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Return x fake-quantized with this grid."""
         return fake_quantize(x, grid, self.spec)
+
+    def clamp(self, x: Tensor, grid: Grid) -> Tensor:
+        """Return x clamped to the ends of the grid, not rounded; a learned scale gets the gradient of its end."""
+        scale, zero_point = (per_channel(v, x, self.spec.axis) for v in grid)
+        low, high = (self.spec.qmin - zero_point) * scale, (self.spec.qmax - zero_point) * scale
+        return torch.clamp(x.float(), low, high).to(x.dtype)
+
+    def begin(self, weight: Tensor) -> None:
+        """Set what is learned from the weight, as it will be quantized: folded, or per channel unfolded."""
 
     def record(self, x: Tensor, site: int) -> None:
         """Collect what `settle` needs from one batch; each quantizer defines its own."""
@@ -102,6 +141,19 @@ class Quantizer(nn.Module):
 
     def _state(self) -> list[Tensor]:
         return [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+
+
+class _Passed(torch.autograd.Function):
+    """x forward; its gradient, and zeros for what learns."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *learned: Tensor) -> Tensor:
+        ctx.save_for_backward(*learned)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return grads[0], *(torch.zeros_like(learned) for learned in ctx.saved_tensors)
 
 
 def _look_again(module: nn.Module, _keys: object) -> None:

@@ -70,11 +70,16 @@ class WeightLSQ(_Learned):
     def of(cls, spec: QuantSpec, weight: Tensor) -> "WeightLSQ":
         """Return the quantizer with its step set from the weight."""
         made = cls(spec)
-        kept = () if spec.axis is None else (spec.axis,)
-        magnitude = weight.detach().float().abs().mean(dim=[d for d in range(weight.dim()) if d not in kept])
-        made.log2_scale = nn.Parameter(torch.empty_like(magnitude))
-        made._set_scale(initial_step(magnitude, spec))
+        count = () if spec.axis is None else (weight.shape[spec.axis],)
+        made.log2_scale = nn.Parameter(torch.empty(count, device=weight.device))
+        made.begin(weight)
         return made
+
+    def begin(self, weight: Tensor) -> None:
+        """Set the step from the weight."""
+        magnitude = weight.detach().float().abs()
+        kept = () if self.spec.axis is None else (self.spec.axis,)
+        self._set_scale(initial_step(magnitude.mean(dim=[d for d in range(weight.dim()) if d not in kept]), self.spec))
 
     def record(self, x: Tensor, site: int) -> None:
         """Do nothing: the step was set from the weight."""
@@ -108,8 +113,8 @@ class LSQ(_Learned):
         self.log2_scale = nn.Parameter(torch.full((), torch.nan))
         self.register_buffer("zero_point", torch.zeros(()))
         for name in ("low", "high", "magnitude"):
-            self.register_buffer(name, torch.full((sites,), torch.nan), persistent=False)
-        self.register_buffer("batches", torch.zeros(sites), persistent=False)
+            self.register_buffer(name, torch.full((sites,), torch.nan))
+        self.register_buffer("batches", torch.zeros(sites))
 
     def record(self, x: Tensor, site: int) -> None:
         """Collect range and mean magnitude of one batch."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from qatc.config import LayerConfig, QConfig, Rule
 from qatc.config.values import hints
 from qatc.errors import ConfigError
+from qatc.schedule import Schedule
 from qatc.targets import TARGETS
 
 _LETTERS = "abr:.*e\u00e9\u4e16'\"\\[]=#- \t\r\n\0\x7f"
@@ -50,6 +51,12 @@ def one_of(kind: type, name: str) -> st.SearchStrategy[Any]:
     return st.one_of(*(st.sampled_from(listed) if p is str and listed else _PLAIN[p] for p in parts))
 
 
+# Ends of stages in order, each in a unit of its own so that none is before another in every run.
+schedules = st.one_of(
+    st.just(Schedule()),
+    settings(Schedule, lr_scale=st.floats(0.01, 2)),
+    st.builds(Schedule, record=st.integers(0, 9), delay=st.sampled_from(["2 epochs", "10 %", "50 % - 1 epoch"])),
+)
 _patterns = st.one_of(
     st.sampled_from([":first", ":last", "re:layer\\d+\\..*", "type:Conv2d", "*", 'a"b\\', "a\nb"]),
     st.text(_LETTERS).filter(lambda text: not text.startswith((":", "re:"))),
@@ -60,4 +67,4 @@ def configs() -> st.SearchStrategy[QConfig]:
     """Return whole configurations."""
     rules = st.lists(settings(Rule, match=_patterns), max_size=3).map(tuple)
     target = st.sampled_from([None, *TARGETS])
-    return settings(QConfig, default=settings(LayerConfig), rules=rules, target=target)
+    return settings(QConfig, default=settings(LayerConfig), rules=rules, target=target, schedule=st.none() | schedules)

@@ -158,7 +158,7 @@ rules is 3, not a tuple (in TOML an array) of which each item is a Rule
             snapshot("""\
 unknown key 'rule'
   at: qat.toml:1, rule
-  try: did you mean 'rules'? keys here: default, rules, pow2, target, preset\
+  try: did you mean 'rules'? keys here: default, rules, pow2, target, schedule, preset\
 """),
         ),
         (
