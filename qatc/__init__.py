@@ -5,6 +5,7 @@ from qatc.checkpoint import load, save
 from qatc.config import LayerConfig, QConfig, Rule
 from qatc.errors import QatcError, QatcWarning
 from qatc.lowering import lower
+from qatc.param_groups import param_groups
 from qatc.pipeline import Pass, Pipeline
 from qatc.prepared import PreparedModel
 from qatc.schedule import Schedule
@@ -14,7 +15,7 @@ from qatc.targets import Target
 __version__ = "0.1.0"
 
 __all__ = [
-    "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "save", "load", "lower",
+    "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "param_groups", "save", "load", "lower",
     "Schedule", "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel",
     "QatcError", "QatcWarning", "__version__",
 ]  # fmt: skip

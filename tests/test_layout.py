@@ -66,7 +66,7 @@ def test_the_public_api_is_what_it_says() -> None:
     assert sorted(qatc.__all__) == [
         "LayerConfig", "Pass", "Pipeline", "PreparedModel", "QConfig", "QatcError", "QatcWarning", "QuantSpec", "Rule",
         "Schedule", "Target", "__version__", "calibrate", "float_mode", "freeze_bn", "freeze_ranges", "load", "lower",
-        "prepare", "save",
+        "param_groups", "prepare", "save",
     ]  # fmt: skip
     assert all(hasattr(qatc, name) for name in qatc.__all__)
     assert qatc.__version__ == PYPROJECT["project"]["version"]
