@@ -53,7 +53,8 @@ def prepare(
             open; without them it is traced symbolically, and must not ask for a shape.
         target: where it will run; decides where quantizers stand, so it is chosen before training. None is the one that
             the configuration names, or else `onnxruntime`; where both are given and differ, this one, with a warning.
-        config: a preset (`w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`), a `QConfig`, or the path of one in a `.toml` file.
+        config: a `QConfig`, the path of one in a `.toml` file, or a preset: `w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`,
+            or a founding system's defaults (`nnabla`, ...; docs/configuration.md lists them).
         dump_dir: a folder for the numbered text dump after each pass that changed something.
         verify: whether to compare the result, with its quantizers off, with the model: outputs in eval mode, outputs,
             gradients and statistics of a training step (`qatc.float_difference`). Needs example_inputs of the real

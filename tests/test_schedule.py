@@ -143,7 +143,7 @@ record is '', no point of a run
             {},
             snapshot("""\
 record is True, not a whole number or a number or a text
-  try: it may be: steps (`500`), a share of the run (`0.1`), `'2 epochs'`, `'50 % - 1 epoch'`\
+  try: it may be: a point of the run, as `500`, `0.1`, `2 epochs`\
 """),
         ),
         (

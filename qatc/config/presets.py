@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from qatc.config.founders import FOUNDERS
 from qatc.config.layers import LayerConfig, Rule
 from qatc.config.qconfig import QConfig
 from qatc.errors import ConfigError, unknown
@@ -12,6 +13,7 @@ _W4 = LayerConfig(weight_bits=4, activation_bits=4, weight_quantizer="lsq", acti
 # The first and the last layer keep 8 bits, as in every published 4-bit result (LSQ, arXiv:1902.08153, section 3).
 _ENDS_AT_8 = (Rule(":first", weight_bits=8, activation_bits=8), Rule(":last", weight_bits=8, activation_bits=8))
 
+# The founding systems' are in qatc/config/founders.py.
 PRESETS: dict[str, QConfig] = {
     "w8a8": QConfig(_W8),
     "w8a8-pow2": QConfig(_W8, pow2=True),
@@ -22,9 +24,10 @@ PRESETS: dict[str, QConfig] = {
 
 def preset(name: str) -> QConfig:
     """Return the preset of that name; an unknown one is a `ConfigError`."""
-    if isinstance(name, str) and name in PRESETS:
-        return PRESETS[name]
-    raise unknown("config", str(name), PRESETS, "presets: {}; or a QConfig, or a .toml file")
+    known = PRESETS | FOUNDERS
+    if isinstance(name, str) and name in known:
+        return known[name]
+    raise unknown("config", str(name), known, "presets: {}; or a QConfig, or a .toml file")
 
 
 def config_of(config: "str | os.PathLike[str] | QConfig") -> QConfig:

@@ -14,7 +14,7 @@ from qatc.schedule.points import Point, Written, point
 if TYPE_CHECKING:
     from qatc.schedule.running import RunningSchedule
 
-_POINTS = Values(lambda: "steps (`500`), a share of the run (`0.1`), `'2 epochs'`, `'50 % - 1 epoch'`", lambda _: None)
+_POINTS = Values(lambda: "a point of the run, as `500`, `0.1`, `2 epochs`", lambda _: None)
 
 
 def _positive(value: float) -> None:
@@ -60,6 +60,23 @@ class Schedule:
             if last is not None and at.surely_before(last[1]):
                 raise _out_of_order(name, getattr(self, name), last[0], getattr(self, last[0]))
             last = name, at
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Schedule":
+        """Return the schedule that the configuration of a prepared model asks for, as a preset or a file may.
+
+        Raises:
+            ConfigError: it asks for none.
+
+        """
+        for module in model.modules():
+            made_for = getattr(module, "prepared_for", None)
+            if made_for is not None and made_for.config.schedule is not None:
+                found: Schedule = made_for.config.schedule
+                return found
+        raise ConfigError(
+            "the model's configuration has no schedule", remedy="give the QConfig one, or make a Schedule"
+        )
 
     def start(
         self,

@@ -1,10 +1,13 @@
 import pytest
+import torch
 from inline_snapshot import snapshot
 from torch import nn
 
-from qatc.config import PRESETS, Layer, LayerConfig, Matcher, QConfig, Rule, config_of
+import qatc
+from qatc.config import FOUNDERS, PRESETS, Layer, LayerConfig, Matcher, QConfig, Rule, config_of
 from qatc.errors import ConfigError
 from qatc.spec import QuantSpec
+from tests.models import ResidualIdentity, images, randomise
 
 LAYERS = [
     Layer("stem.conv", nn.Conv2d(3, 4, 3), first=True),
@@ -113,6 +116,34 @@ def test_a_width_out_of_range_is_refused_where_it_is_written(make: type[QuantSpe
         make(bits)
 
 
+@pytest.mark.parametrize("name", FOUNDERS)
+def test_a_founding_systems_preset_prepares_and_trains(name: str) -> None:
+    config = config_of(name)
+    gm = qatc.prepare(randomise(ResidualIdentity()), images(), config=name).train()
+    assert gm.prepared_for is not None
+    assert gm.prepared_for.target.name == (config.target or "onnxruntime")
+    qatc.calibrate(gm, [images()], progress=False)
+    optimizer = torch.optim.SGD(qatc.param_groups(gm, lr=0.01))
+    schedule = config.schedule or qatc.Schedule()
+    if config.schedule is not None:
+        assert qatc.Schedule.of(gm) == config.schedule
+    running = schedule.start(gm, optimizer, steps_per_epoch=2, epochs=2)
+    for _ in range(4):
+        optimizer.zero_grad()
+        gm(images(seed=running.count)).square().mean().backward()
+        optimizer.step()
+        running.step()
+    assert running.stage == "quantize"
+    ends = {row.name for row in gm.report.rows if "excluded by a rule" in row.reason}
+    assert ends == ({"stem.0", "head"} if name.startswith("nnabla") else set())
+    assert QConfig.parse(config.to_toml()) == config
+
+
+def test_a_model_without_a_schedule_says_so() -> None:
+    with pytest.raises(ConfigError, match="has no schedule"):
+        qatc.Schedule.of(qatc.prepare(randomise(ResidualIdentity()), images()))
+
+
 def test_presets() -> None:
     assert list(PRESETS) == ["w8a8", "w8a8-pow2", "w4a4", "w4a4-pow2"]
     assert config_of("w4a4-pow2").pow2
@@ -133,7 +164,6 @@ def test_presets() -> None:
 def test_an_unknown_preset_proposes_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
         config_of("w8a8_pow2")
-    assert str(caught.value) == snapshot("""\
-unknown config 'w8a8_pow2'
-  try: did you mean 'w8a8-pow2'? presets: w8a8, w8a8-pow2, w4a4, w4a4-pow2; or a QConfig, or a .toml file\
-""")
+    text = str(caught.value)
+    assert text.startswith("unknown config 'w8a8_pow2'\n  try: did you mean 'w8a8-pow2'? presets: w8a8, w8a8-pow2, ")
+    assert text.endswith("or a QConfig, or a .toml file")

@@ -169,14 +169,6 @@ default is 3, not a LayerConfig
 """),
         ),
         (
-            "preset = 'w4a5'",
-            snapshot("""\
-unknown config 'w4a5'
-  at: qat.toml:1, preset
-  try: did you mean 'w4a4'? presets: w8a8, w8a8-pow2, w4a4, w4a4-pow2; or a QConfig, or a .toml file\
-"""),
-        ),
-        (
             "target = 'tensor_rt'",
             snapshot("""\
 unknown target 'tensor_rt'
