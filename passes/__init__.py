@@ -3,6 +3,7 @@
 if __name__ != "qatc.passes":
     raise ImportError("import qatc.passes: a second copy of these modules would have classes of its own")
 
+from qatc.config import QConfig
 from qatc.passes.constrain_pow2_scales import ConstrainPow2Scales
 from qatc.passes.decompose_composites import DecomposeComposites
 from qatc.passes.dedup_modules import DedupModules
@@ -17,7 +18,6 @@ from qatc.passes.leave_clips import LeaveClips
 from qatc.passes.share_scales import ShareScales
 from qatc.passes.train_batch_norms import TrainBatchNorms
 from qatc.pipeline import Pass, Pipeline
-from qatc.spec import QConfig
 from qatc.targets import Target
 
 

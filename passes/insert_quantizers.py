@@ -11,7 +11,8 @@ from torch import fx
 
 from qatc import ir
 from qatc.calls import may_be_tensor
-from qatc.constants import constants, value_of
+from qatc.config import Layer, LayerConfig, QConfig
+from qatc.constants import constants
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
 from qatc.masks import masks
 from qatc.modules.batch_norms import GivenBatchNorm
@@ -20,8 +21,9 @@ from qatc.modules.fused_forms import FUSED_FORMS, fused_form
 from qatc.modules.kinds import op_kind, output_range, pad_widths, takes_padding
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
-from qatc.spec import Layer, LayerConfig, QConfig, QuantSpec
+from qatc.spec import QuantSpec
 from qatc.targets import OpRule, Target
+from qatc.weights import weight_to_quantize
 
 
 @dataclass(frozen=True)
@@ -226,8 +228,7 @@ class _Placement:
         kind = op_kind(module)
         axis = module.weight_axis if config.per_channel and kind in self.target.weight.per_channel else None
         spec = QuantSpec(config.weight_bits, axis=axis, narrow=self.target.weight.narrow)
-        given = {name: value_of(self.gm, tensor) for name, tensor in ir.given_tensors(node).items()}
-        weight = module.fold(_batch_norm_of(node) if axis is None else None, **given).weight
+        weight = weight_to_quantize(self.gm, node, module, axis)
         quantizer = weight_quantizer(config.weight_quantizer, spec, weight, config.weight_range)
         module.weight_quantizer = quantizer.train(self.gm.training)
         ir.set_module(self.gm, path, module)
@@ -348,7 +349,3 @@ def _is_float(node: fx.Node) -> bool:
 
 def _is_number(arg: Any) -> bool:
     return not may_be_tensor(arg) if isinstance(arg, fx.Node) else isinstance(arg, int | float)
-
-
-def _batch_norm_of(node: fx.Node) -> Any:
-    return ir.referenced_module(node.kwargs.get("bn"))

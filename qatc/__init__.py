@@ -3,22 +3,25 @@
 from qatc.api import calibrate, float_mode, freeze_bn, freeze_ranges, prepare
 from qatc.bn_reestimation import reestimate_bn
 from qatc.checkpoint import load, save
+from qatc.config import LayerConfig, QConfig, Rule
 from qatc.errors import QatcError, QatcWarning
 from qatc.lowering import lower
 from qatc.oscillation import Oscillation
+from qatc.param_groups import param_groups
 from qatc.pipeline import Pass, Pipeline
 from qatc.prepared import PreparedModel
 from qatc.ptq.clip_weights import clip_weights
 from qatc.ptq.correct_biases import correct_biases
 from qatc.ptq.equalize import equalize
-from qatc.spec import LayerConfig, QConfig, QuantSpec, Rule
+from qatc.schedule import Schedule
+from qatc.spec import QuantSpec
 from qatc.targets import Target
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "save", "load", "lower",
-    "equalize", "clip_weights", "correct_biases", "reestimate_bn", "Oscillation",
+    "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "param_groups", "save", "load", "lower",
+    "equalize", "clip_weights", "correct_biases", "reestimate_bn", "Oscillation", "Schedule",
     "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel", "QatcError",
     "QatcWarning", "__version__",
 ]  # fmt: skip

@@ -1,6 +1,8 @@
 """The calls of a training script: prepare, calibrate, freeze."""
 
 import logging
+import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,15 +13,19 @@ from torch import nn
 
 from qatc.arguments import arguments_of
 from qatc.batches import arguments_in
+from qatc.config import QConfig, config_of
 from qatc.diagnosis import recording_bulk
-from qatc.errors import CalibrationError, ConfigError
+from qatc.errors import CalibrationError, ConfigError, QatcWarning
 from qatc.float_check import check_float
 from qatc.modules.fused import Fused
 from qatc.passes import qat_pipeline
 from qatc.pipeline import DumpFolder
 from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs, unwrapped
 from qatc.quantizers import Quantizer
-from qatc.spec import WITHOUT_BATCH_STATISTICS, QConfig, config_of
+from qatc.recording import quantizers, settle
+from qatc.schedule.state import NAME as SCHEDULE
+from qatc.schedule.state import ScheduleState
+from qatc.spec import WITHOUT_BATCH_STATISTICS
 from qatc.targets import Target, target_of
 from qatc.trace import trace
 
@@ -29,8 +35,8 @@ log = logging.getLogger("qatc")
 def prepare(
     model: nn.Module,
     example_inputs: Any = None,
-    target: str | Target = "onnxruntime",
-    config: str | QConfig = "w8a8",
+    target: str | Target | None = None,
+    config: str | os.PathLike[str] | QConfig = "w8a8",
     *,
     dump_dir: str | Path | None = None,
     verify: bool = False,
@@ -44,8 +50,10 @@ def prepare(
             tensors may stand inside dicts, lists, tuples, named tuples and dataclasses. Taken as `calibrate` takes a
             batch. With them the model's own Python runs on their shapes, of which any but those that it decides on stay
             open; without them it is traced symbolically, and must not ask for a shape.
-        target: where it will run; decides where quantizers stand, so it is chosen before training.
-        config: a preset (`w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`) or a `QConfig`.
+        target: where it will run; decides where quantizers stand, so it is chosen before training. None is the one that
+            the configuration names, or else `onnxruntime`; where both are given and differ, this one, with a warning.
+        config: a `QConfig`, the path of one in a `.toml` file, or a preset: `w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`,
+            or a founding system's defaults (`nnabla`, ...; docs/configuration.md lists them).
         dump_dir: a folder for the numbered text dump after each pass that changed something.
         verify: whether to compare the result, with its quantizers off, with the model: outputs in eval mode, outputs,
             gradients and statistics of a training step (`qatc.float_difference`), unless BatchNorms are asked to train
@@ -59,7 +67,8 @@ def prepare(
         FloatCheckError: the check failed; it names the first pass that parted the two.
 
     """
-    target, config = target_of(target), config_of(config)
+    config = config_of(config)
+    target = _chosen_target(target, config)
     if verify and example_inputs is None:
         raise ConfigError("verify=True needs data to run the model on", remedy="give example_inputs, of the real kind")
     given = None if example_inputs is None else arguments_of(example_inputs, model.forward)
@@ -77,6 +86,8 @@ def prepare(
         )
     if verify and given is not None:
         check_float(model, gm, pipeline, example_inputs, given, train=config.batch_norm not in WITHOUT_BATCH_STATISTICS)
+    gm.add_module(SCHEDULE, ScheduleState())
+    _onto_the_models_device(gm)
     remember(gm, PreparedFor(target, config))
     if inputs is not None:
         remember_inputs(gm, inputs)
@@ -85,9 +96,23 @@ def prepare(
     return gm
 
 
-def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
-    """Yield every quantizer of a prepared model with its name."""
-    return ((name, m) for name, m in model.named_modules() if isinstance(m, Quantizer))
+def _chosen_target(given: str | Target | None, config: QConfig) -> Target:
+    """Return the target given, or else that of the configuration."""
+    target = target_of(given or config.target or "onnxruntime")
+    if config.target not in (None, target.name):
+        warnings.warn(
+            f"the configuration is meant for {config.target}; the model is prepared for {target.name}, as asked",
+            QatcWarning,
+            stacklevel=3,
+        )
+    return target
+
+
+def _onto_the_models_device(gm: PreparedModel) -> None:
+    device = next((p.device for p in gm.parameters()), torch.device("cpu"))
+    for module in gm.modules():
+        if isinstance(module, Quantizer | ScheduleState):
+            module.to(device)
 
 
 def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = None, progress: bool = True) -> None:
@@ -117,11 +142,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
                 remember_inputs(called, given.bound(called.forward))
     if count == 0:
         raise CalibrationError("there was no batch to calibrate with", remedy="pass a loader that yields batches")
-    for name, quantizer in found.items():
-        if not quantizer.settle():
-            raise CalibrationError(
-                f"the range of {name} is not finite", remedy="look for NaN or infinity in the data and the weights"
-            )
+    settle(model)
 
 
 @contextmanager
@@ -130,7 +151,8 @@ def _recording(model: nn.Module, found: Iterable[Quantizer]) -> Iterator[None]:
     found = tuple(found)
     model.eval()
     for quantizer in found:
-        quantizer.recording = quantizer.finite = True
+        quantizer.recording = True
+        quantizer.finite.fill_(1.0)
     try:
         yield
     finally:

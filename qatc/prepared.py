@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from qatc.arguments import batch_size
+from qatc.config import QConfig
 from qatc.errors import ConfigError
 from qatc.nested import Part, Path, joined, leaves
 from qatc.report import Report, make_report
-from qatc.spec import QConfig
+from qatc.schedule.state import follow
 from qatc.targets import Target
 
 _KEY = "qatc_prepared_for"
@@ -68,6 +69,12 @@ class PreparedModel(fx.GraphModule):
         """Target, configuration and inputs that quantizers were placed for; None before they are."""
         found: PreparedFor | None = self.meta.get(_KEY)
         return found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model, in the stage of its schedule."""
+        if not torch.compiler.is_compiling():
+            follow(self)
+        return super().__call__(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from qatc.checkpoint import pickled, unpickled  # noqa: PLC0415  (the checkpoint builds prepared models)

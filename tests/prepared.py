@@ -4,6 +4,7 @@ import pytest
 from torch import Tensor, nn
 
 import qatc
+from qatc.config import PRESETS, QConfig, config_of
 from qatc.passes import (
     DedupModules,
     FoldBnSelf,
@@ -15,7 +16,7 @@ from qatc.passes import (
 )
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
-from qatc.spec import PRESETS, QConfig, QuantSpec, config_of
+from qatc.spec import QuantSpec
 from qatc.targets import TARGETS, target_of
 from qatc.trace import trace
 from tests.models import images, randomise

@@ -10,13 +10,14 @@ from torch import Tensor, fx, nn
 
 import qatc
 from qatc import ir
+from qatc.config import LayerConfig, QConfig
 from qatc.grid import Grid, grid_from_range
 from qatc.invariants import ONE_CALL_SITE, Invariant
 from qatc.passes import DedupModules, qat_pipeline
 from qatc.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Fixed, Quantizer
 from qatc.ranges import Range
 from qatc.rewrite import Chain, Op, Rule, apply
-from qatc.spec import LayerConfig, QConfig, QuantSpec
+from qatc.spec import QuantSpec
 from qatc.targets import TARGETS, ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
 from qatc.trace import trace
 from tests.check_pass import check_pass

@@ -20,6 +20,7 @@ from qatc.float_check import check_float
 from qatc.float_difference import float_difference
 from qatc.passes import qat_pipeline
 from qatc.pipeline import Pass, Pipeline
+from qatc.recording import quantizers
 from qatc.trace import trace
 from tests.models import Classifier, Dropouts, Functional, ResidualIdentity, SharedBatchNorm, conv, images, randomise
 from tests.signatures import samples
@@ -252,7 +253,7 @@ def test_nothing_of_the_users_is_changed() -> None:
     assert x.grad is seen
     for key, value in gm.state_dict().items():
         torch.testing.assert_close(value, ready[key], rtol=0, atol=0, equal_nan=True)
-    assert all(q.enabled and q.observing for _, q in api.quantizers(gm))
+    assert all(q.enabled and q.observing for _, q in quantizers(gm))
 
 
 def test_the_check_needs_example_inputs() -> None:

@@ -10,11 +10,11 @@ from torch import fx, nn
 
 import qatc
 from qatc import ir
+from qatc.config import config_of
 from qatc.errors import InvariantError, PassOrderError
 from qatc.invariants import INVARIANTS, ONE_CALL_SITE, Invariant, Violation
 from qatc.passes import DedupModules, FoldBnSelf, Functionalize, FuseConvBnAct, qat_pipeline
 from qatc.pipeline import Pass, PassEvent, Pipeline
-from qatc.spec import config_of
 from qatc.targets import TARGETS, target_of
 from qatc.trace import trace
 from tests.models import Functional, SharedRelu, images

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qatc
+from qatc.config import PRESETS
 from qatc.passes import qat_pipeline
 from qatc.pipeline import check_invariants
 from qatc.printer import format_graph
-from qatc.spec import PRESETS
 from qatc.targets import TARGETS
 from qatc.trace import trace
 from tests.check_pass import check_same_function, trained

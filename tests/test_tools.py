@@ -10,8 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from qatc.config import PRESETS
 from qatc.passes import qat_pipeline
-from qatc.spec import PRESETS
 from qatc.targets import TARGETS
 from tools import digits, opt
 from tools.demo_rows import HEAD, CommandFailed, Trained, lowered

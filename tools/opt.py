@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import torch
 
+from qatc.config import PRESETS, config_of
 from qatc.errors import QatcError
 from qatc.passes import qat_pipeline
 from qatc.pipeline import PassEvent
 from qatc.printer import diff, format_graph
-from qatc.spec import PRESETS, config_of
 from qatc.targets import TARGETS, target_of
 from qatc.trace import trace
 from tools.models import UnknownModel, default_shape, model_named
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--until", metavar="PASS", help="the last pass to run, or `trace` for none (default: all)")
     parser.add_argument("--diff", action="store_true", help="print the lines that this pass changed instead")
     parser.add_argument("--target", default="onnxruntime", metavar="T", help=f"one of {', '.join(TARGETS)}")
-    parser.add_argument("--config", default="w8a8", metavar="C", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--config", default="w8a8", metavar="C", help=f"a .toml file, or one of {', '.join(PRESETS)}")
     parser.add_argument(
         "--shape", type=_shape, metavar="N,C,H,W", help="the shape of the input (default: that of the model's images)"
     )

@@ -25,7 +25,13 @@ from qatc.errors import CheckpointError
 Function = Callable[..., Any]
 
 # Packages of which every module class may be built.
-_PACKAGES = ("torch.nn.modules.", "torch.nn.utils.parametrizations.", "qatc.modules.", "qatc.quantizers.")
+_PACKAGES = (
+    "torch.nn.modules.",
+    "torch.nn.utils.parametrizations.",
+    "qatc.modules.",
+    "qatc.quantizers.",
+    "qatc.schedule.",
+)
 # Makers of tensors and others without a tensor argument, hence not overridable; what reads or writes files, changes
 # global state or calls its arguments is left out on purpose.
 _TORCH = (

@@ -8,8 +8,10 @@ from torch import nn
 
 from qatc.checkpoint.names import Allowed, dotted_name
 from qatc.checkpoint.plain import READERS, Readers, decode, encode, not_plain
+from qatc.config import LayerConfig, QConfig, Rule
 from qatc.errors import CheckpointError, ConfigError
-from qatc.spec import LayerConfig, QConfig, QuantSpec, Rule
+from qatc.schedule import Plan, Schedule
+from qatc.spec import QuantSpec
 from qatc.targets import TARGETS, ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
 
 T = TypeVar("T")
@@ -17,7 +19,8 @@ T = TypeVar("T")
 _CLASSES: Mapping[str, type] = {
     kind.__name__: kind
     for kind in (
-        QuantSpec, LayerConfig, Rule, QConfig, Target, ActivationRule, WeightRule, OpRule, FileRule, VerifyRule,
+        QuantSpec, LayerConfig, Rule, QConfig, Schedule, Plan,
+        Target, ActivationRule, WeightRule, OpRule, FileRule, VerifyRule,
     )
 }  # fmt: skip
 

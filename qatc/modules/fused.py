@@ -142,6 +142,9 @@ class Fused(nn.Module):
         plain: Tensor = self.own(weight, bias).weight
         if quantizer is None or not quantizer.enabled:
             return plain
+        if not quantizer.acts:
+            passed: Tensor = quantizer.passed(plain)
+            return passed
         if quantizer.follows_channels:
             quantized: Tensor = quantizer(plain)
             return quantized
@@ -158,18 +161,20 @@ class Fused(nn.Module):
         quantizer = self.weight_quantizer
         if quantizer is None or not quantizer.enabled:
             return weight, bias
+        if not quantizer.acts:
+            return quantizer.passed(weight), bias
         floor = self.least_scale(bias, grid)
         quantized = quantizer(weight, gain=gain, floor=floor)
-        if bias is None or floor is None:
+        if bias is None or floor is None or not quantizer.quantizes:
             return quantized, bias
         return quantized, snap(bias, self.bias_step(weight, gain, floor, grid))
 
     def runs_on_codes(self, grid: Quantizer | None) -> TypeGuard[Quantizer]:
         """Say whether this call only evaluates, with everything quantized."""
         quantizer = self.weight_quantizer
-        if self.training or torch.is_grad_enabled() or quantizer is None or not quantizer.enabled or grid is None:
+        if self.training or torch.is_grad_enabled() or quantizer is None or grid is None:
             return False
-        return quantizer.ready and grid.ready and grid.enabled and not grid.recording
+        return quantizer.quantizes and grid.quantizes
 
     def on_codes(self, x: Tensor, folded: Folded, grid: Quantizer, output_size: Any = None) -> Tensor:
         """Return the layer's output before the activation, summed over integer codes as a device does.
@@ -191,7 +196,7 @@ class Fused(nn.Module):
 
     def least_scale(self, bias: Tensor | None, grid: Quantizer | None) -> Tensor | None:
         """Return the weight scale below which the bias would not fit 32 bits; None where there is no bias grid."""
-        if bias is None or grid is None or not grid.ready or not grid.enabled or grid.recording:
+        if bias is None or grid is None or not grid.quantizes:
             return None
         least = bias.detach().float().abs() / (BIAS_CODES * self.input_scale(grid))
         assert self.weight_quantizer is not None

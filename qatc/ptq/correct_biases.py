@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qatc.api import float_mode, quantizers
+from qatc.api import float_mode
 from qatc.batches import arguments_in
 from qatc.errors import CalibrationError
 from qatc.layers import Layer, layers_of, shared_tensors
 from qatc.modules.fused import bn_factor
 from qatc.prepared import PreparedModel, prepared_in
+from qatc.recording import quantizers
 
 log = logging.getLogger("qatc")
 

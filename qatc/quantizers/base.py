@@ -1,16 +1,20 @@
 """What every quantizer shares: when it records, when it moves, when it quantizes."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from qatc.errors import CalibrationError
-from qatc.grid import Grid, codes
+from qatc.grid import Grid, codes, per_channel
 from qatc.quantizers.fake_quantize import fake_quantize
 from qatc.ranges import Range, RangeEstimator, range_estimator
 from qatc.spec import QuantSpec
+
+# What a quantizer does in training, stage by stage of a schedule: nothing; collect ranges; let them follow the data;
+# clamp values to them; quantize. Before the last two values pass through as they are, in evaluation too.
+Stage = Literal["float", "record", "follow", "clamp", "quantize"]
 
 
 class Quantizer(nn.Module):
@@ -18,13 +22,14 @@ class Quantizer(nn.Module):
 
     Recording (`qatc.calibrate`) only collects ranges and passes x through; then `settle` takes the range that the
     estimators chose. Otherwise ranges move in training mode alone, while `observing`; `eval()` changes nothing. Before
-    it has a range, a quantizer passes x through.
+    it has a range, a quantizer passes x through. The `stage` is that of a `qatc.Schedule`.
 
     A subclass keeps its state in parameters and buffers that are NaN until known, and implements `start` and `grid`;
     `observe` if its range follows the data of training.
     """
 
     default_range: ClassVar[str] = "moving_average"
+    finite: Tensor
     recorders: nn.ModuleList  # an estimator per call site while recording; none before and after
 
     def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
@@ -35,9 +40,10 @@ class Quantizer(nn.Module):
         self.enabled = True
         self.observing = True
         self.recording = False
-        self.finite = True  # all that was recorded since `settle`
+        self.stage: Stage = "quantize"
         self.overwrites = False  # nothing else reads what this one is given (set by the pass leave-clips)
         self.recorders = nn.ModuleList()
+        self.register_buffer("finite", torch.ones(()), persistent=False)  # whether all that was recorded is
         # Derived from the tensors and looked up once, since reading a tensor waits for the device.
         self._ready = False
         self.register_load_state_dict_post_hook(_look_again)
@@ -52,14 +58,36 @@ class Quantizer(nn.Module):
                 f"a quantizer was given {x.dtype}".replace("torch.", ""),
                 remedy="give qatc.prepare example_inputs: tensors of integers then stay as they are",
             )
-        if self.recording:
+        if self.recording or (self.training and self.stage == "record"):
             self.record(x.detach(), site)
-            return x
-        if self.training and self.observing:
+            return self.passed(x)
+        if self.training and self.observing and self.stage != "float":
             self.observe(x.detach(), site)
-        if not self.enabled or not self.ready:
+        if not self.enabled:
             return x
-        return self.quantize(x, self.grid(x.detach(), gain, floor))
+        if not self.acts:
+            return self.passed(x)
+        if not self.ready:
+            return x
+        grid = self.grid(x.detach(), gain, floor)
+        return self.clamp(x, grid) if self.stage == "clamp" else self.quantize(x, grid)
+
+    @property
+    def acts(self) -> bool:
+        """Whether values change in this stage."""
+        return self.stage in ("quantize", "clamp")
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether values come out on the grid."""
+        return self.enabled and not self.recording and self.stage == "quantize" and self.ready
+
+    def passed(self, x: Tensor) -> Tensor:
+        """Return x as it is; what learns gets a gradient of zero, for which DistributedDataParallel waits."""
+        if self.training and torch.is_grad_enabled() and (learned := list(self.parameters())):
+            passed: Tensor = _Passed.apply(x, *learned)
+            return passed
+        return x
 
     @property
     def ready(self) -> bool:
@@ -73,9 +101,9 @@ class Quantizer(nn.Module):
 
         So it is if the grid ends at the same values: its lowest code is zero, and it does not reach beyond `high`.
         """
-        quantizes = self.training and self.enabled and not self.recording and torch.is_grad_enabled()
+        learns = self.training and torch.is_grad_enabled()
         ends = low == 0 and not self.spec.signed and self.spec.symmetric and high in (math.inf, self.spec.upper)
-        return quantizes and ends and self.ready
+        return learns and ends and self.quantizes
 
     @property
     def follows_channels(self) -> bool:
@@ -99,11 +127,17 @@ class Quantizer(nn.Module):
         """Return x fake-quantized with this grid."""
         return fake_quantize(x, grid, self.spec, overwrite=self.overwrites)
 
+    def clamp(self, x: Tensor, grid: Grid) -> Tensor:
+        """Return x clamped to the ends of the grid, not rounded; a learned scale gets the gradient of its end."""
+        scale, zero_point = (per_channel(v, x, self.spec.axis) for v in grid)
+        low, high = (self.spec.qmin - zero_point) * scale, (self.spec.qmax - zero_point) * scale
+        return torch.clamp(x.float(), low, high).to(x.dtype)
+
     def record(self, x: Tensor, site: int) -> None:
         """Collect one batch for `settle`, which refuses a value that is not finite."""
         if not len(self.recorders):
             self.recorders.extend(self.estimators(x))
-        self.finite &= bool((x.amin() + x.amax()).isfinite())
+        self.finite.mul_((x.amin() + x.amax()).isfinite())
         self.recorder(site).collect(x)
 
     def settle(self) -> bool:
@@ -111,9 +145,9 @@ class Quantizer(nn.Module):
 
         There is none if a call site was never reached, or a value was not finite.
         """
-        finite, self.finite = self.finite, True
         if not len(self.recorders):
             return self.ready
+        finite = self._was_finite()
         for site in range(len(self.recorders)):
             self.recorder(site).reduce()
         found = self.recorded()
@@ -123,6 +157,11 @@ class Quantizer(nn.Module):
         self.recorders = nn.ModuleList()
         self._ready = False
         return self.ready
+
+    def _was_finite(self) -> bool:
+        finite = bool(self.finite)
+        self.finite.fill_(1.0)
+        return finite
 
     def recorded(self) -> Range:
         """Return the range that covers what every call site recorded; NaN if one recorded nothing."""
@@ -200,6 +239,19 @@ def union(ranges: list[Range]) -> Range:
         return ranges[0]
     lows, highs = (torch.stack(ends) for ends in zip(*ranges, strict=True))
     return Range(lows.amin(0), highs.amax(0))
+
+
+class _Passed(torch.autograd.Function):
+    """x forward; its gradient, and zeros for what learns."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *learned: Tensor) -> Tensor:
+        ctx.save_for_backward(*learned)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return grads[0], *(torch.zeros_like(learned) for learned in ctx.saved_tensors)
 
 
 def _look_again(module: nn.Module, _keys: object) -> None:

@@ -59,7 +59,7 @@ class Tracked(Quantizer):
 
     def settle(self) -> bool:
         """Join what the ranks recorded; say whether there is a range."""
-        finite, self.finite = self.finite, True
+        finite = self._was_finite()
         for site in range(self.sites):
             self.recorder(site).reduce()
         self._ready = False

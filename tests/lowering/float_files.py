@@ -8,12 +8,12 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from qatc.config import config_of
 from qatc.lowering import lowered_proto
 from qatc.lowering.verify import session
 from qatc.nested import tensors
 from qatc.passes import DedupModules, FunctionalToModule
 from qatc.prepared import PreparedFor, remember, remember_inputs
-from qatc.spec import config_of
 from qatc.targets import target_of
 from qatc.trace import trace
 

@@ -9,10 +9,10 @@ from inline_snapshot import snapshot
 from torch import Tensor, nn
 
 import qatc
+from qatc.config import config_of
 from qatc.lowering import lowered_proto, verify
 from qatc.passes import qat_pipeline
 from qatc.prepared import PreparedFor, remember
-from qatc.spec import config_of
 from qatc.targets import target_of
 from qatc.trace import trace
 from tests.batch_norm_models import Frozen, GivenStatistics, OneBatchNormTwoDresses, Pooled, Rows, behind_conv

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import qatc
+from qatc.config import config_of
 from qatc.errors import LoweringError
 from qatc.lowering import lowered_proto, verify
 from qatc.lowering.sub_pixel import SubPixel, axis_of, sub_pixel
@@ -18,7 +19,6 @@ from qatc.modules.transposed import FusedConvTranspose
 from qatc.passes import InsertQuantizers, qat_pipeline
 from qatc.pipeline import Pipeline
 from qatc.prepared import PreparedFor, remember
-from qatc.spec import config_of
 from qatc.targets import target_of
 from qatc.trace import trace
 from tests.lowering.networks import optimized_ops

@@ -3,13 +3,13 @@ from inline_snapshot import snapshot
 from torch import nn
 
 import qatc
+from qatc.config import config_of
 from qatc.invariants import POW2_SCALES
 from qatc.passes import (
     ConstrainPow2Scales,
     InsertQuantizers,
 )
 from qatc.quantizers import Quantizer
-from qatc.spec import config_of
 from qatc.targets import TARGETS
 from tests.check_pass import check_pass
 from tests.models import Classifier, images

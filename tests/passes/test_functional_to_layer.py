@@ -4,9 +4,9 @@ from inline_snapshot import snapshot
 from torch import Tensor, nn
 
 from qatc import ir
+from qatc.config import LayerConfig, QConfig, Rule
 from qatc.constants import value_of
 from qatc.passes import DedupModules, FunctionalToLayer, FunctionalToModule, FuseConvBnAct
-from qatc.spec import LayerConfig, QConfig, Rule
 from qatc.trace import trace
 from tests.check_pass import check_pass
 from tests.given_weights import Conditional, FunctionalOnly, Packed, Parametrized, StandardisedBlock, Tied

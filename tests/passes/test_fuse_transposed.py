@@ -7,10 +7,10 @@ import torch
 from inline_snapshot import snapshot
 from torch import Tensor, nn
 
+from qatc.config import QConfig, Rule
 from qatc.modules.fused_forms import fused_form
 from qatc.modules.transposed import FusedConvTranspose2d
 from qatc.passes import DedupModules, Functionalize, FunctionalToModule, FuseConvBnAct
-from qatc.spec import QConfig, Rule
 from qatc.targets import target_of
 from tests.check_pass import check_pass
 from tests.models import ConvBnAct, conv, images

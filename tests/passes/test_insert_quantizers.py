@@ -7,9 +7,9 @@ from inline_snapshot import snapshot
 from torch import Tensor, nn
 
 from qatc import ir
+from qatc.config import QConfig, config_of
 from qatc.passes import InsertQuantizers
 from qatc.prepared import PreparedModel
-from qatc.spec import QConfig, config_of
 from qatc.targets import target_of
 from tests.check_pass import check_pass
 from tests.models import (

@@ -5,9 +5,9 @@ from inline_snapshot import snapshot
 from torch import nn
 
 import qatc
+from qatc.config import LayerConfig, QConfig, Rule
 from qatc.errors import ConfigError
 from qatc.modules.fused import Fused
-from qatc.spec import LayerConfig, QConfig, Rule
 from tests.models import (
     Classifier,
     Concat,

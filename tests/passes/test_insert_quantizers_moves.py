@@ -8,10 +8,10 @@ from inline_snapshot import snapshot
 from torch import Tensor, nn
 
 import qatc
+from qatc.config import config_of
 from qatc.masks import masks
 from qatc.passes import InsertQuantizers
 from qatc.quantizers import Quantizer
-from qatc.spec import config_of
 from qatc.targets import target_of
 from tests.attention_models import ByHand
 from tests.check_pass import check_pass

@@ -7,9 +7,9 @@ from inline_snapshot import snapshot
 from torch import Tensor, nn
 
 import qatc
+from qatc.config import config_of
 from qatc.passes import InsertQuantizers, LeaveClips
 from qatc.quantizers import Quantizer
-from qatc.spec import config_of
 from qatc.targets import TARGETS
 from tests.check_pass import check_pass
 from tests.models import Classifier, ResidualIdentity, conv, images, randomise

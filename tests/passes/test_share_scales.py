@@ -5,9 +5,9 @@ from inline_snapshot import snapshot
 from torch import Tensor, nn
 
 import qatc
+from qatc.config import config_of
 from qatc.passes import InsertQuantizers, ShareScales
 from qatc.quantizers import Tracked
-from qatc.spec import config_of
 from qatc.targets import TARGETS, Target
 from tests.check_pass import check_pass
 from tests.models import Concat, ResidualIdentity, conv, images

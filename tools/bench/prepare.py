@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from qatc.config import config_of
 from qatc.passes import qat_pipeline
 from qatc.pipeline import PassEvent
-from qatc.spec import config_of
 from qatc.targets import target_of
 from qatc.trace import trace
 from tools.models import model_named

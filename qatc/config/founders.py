@@ -1,0 +1,82 @@
+"""The published defaults of the systems that qatc was founded on.
+
+Each line says where its value is from: a system's documentation or code at the version named; what a target decides
+(signed codes, symmetry) is not set here, and what is a defect of the original is left out, and named.
+"""
+
+from qatc.config.layers import LayerConfig, Rule
+from qatc.config.qconfig import QConfig
+from qatc.schedule import Schedule
+
+# NNabla 2814df0, utils/qnn.py, QATConfig.
+_NNABLA_LAYER = LayerConfig(
+    weight_bits=8,  # dtype=int8
+    activation_bits=8,
+    weight_quantizer="tracked",  # recorder_weight=MinMaxMinMax; its zero point 0 would clip skewed weights: max|w| here
+    activation_quantizer="tracked",
+    activation_range="moving_average:0.01",  # recorder_activation=MaxMva: 0.99 old + 0.01 batch
+    per_channel=False,  # channel_wise=False
+)
+_NNABLA_RULES = (
+    Rule(":first", quantize=False),  # skip_inputs_layers=[Convolution, Deconvolution]: the stem stays float
+    Rule(":last", quantize=False),  # skip_outputs_layers=[Affine]: the classifier stays float
+)
+_NNABLA_SCHEDULE = Schedule(
+    record="1 epoch",  # niter_to_recording=0; documentation: record for longer than an epoch
+    freeze_ranges="1 epoch",  # ranges never move once training is quantized
+    lr_scale=0.1,  # learning_rate_scale=0.1
+)
+
+FOUNDERS: dict[str, QConfig] = {
+    "nnabla": QConfig(
+        _NNABLA_LAYER,
+        _NNABLA_RULES,
+        pow2=True,  # pow2=ROUND; rounded up here, so that the range stays covered
+        schedule=_NNABLA_SCHEDULE,
+    ),
+    # QATTensorRTConfig.
+    "nnabla-tensorrt": QConfig(
+        _NNABLA_LAYER,
+        _NNABLA_RULES,
+        pow2=True,  # pow2=ROUND
+        target="tensorrt",
+        schedule=Schedule(
+            record="1 epoch",
+            freeze_ranges="1 epoch",
+            freeze_bn="1 epoch",  # bn_folding, bn_self_folding: by the running statistics at recording time
+            lr_scale=0.1,
+        ),
+    ),
+    # MindSpore r1.0, QuantizationAwareTraining; freeze_bn=1e7 steps is never, quant_delay=(0, 0) is no delay.
+    "mindspore": QConfig(
+        LayerConfig(
+            weight_bits=8,  # num_bits=(8, 8)
+            activation_bits=8,
+            weight_quantizer="tracked",  # FakeQuantWithMinMaxObserver without ema: the weights' range as it is
+            activation_quantizer="tracked",
+            activation_range="moving_average:0.001",  # ema; documented as history * 0.999, coded the other way round
+            per_channel=False,  # per_channel=(False, False)
+        ),
+    ),
+    # aimet-torch 2.42, QuantizationSimModel without range learning, default_config.json.
+    "aimet": QConfig(
+        LayerConfig(
+            weight_bits=8,  # default_param_bw=8
+            activation_bits=8,  # default_output_bw=8
+            weight_quantizer="tracked",  # parameter encodings are computed anew in every training pass
+            activation_quantizer="fixed",  # compute_encodings (qatc.calibrate) sets activations' encodings for good
+            activation_range="minmax",  # quant_scheme=min_max
+            per_channel=False,  # per_channel_quantization: False
+        ),
+    ),
+    # N2D2 ccce8ba, QWeight=LSQ and QAct=LSQ.
+    "n2d2-lsq": QConfig(
+        LayerConfig(
+            weight_bits=8,  # QWeight.Range=255
+            activation_bits=8,  # QAct.Range=255
+            weight_quantizer="lsq",  # s0 = 2 * mean|w| / sqrt(Qp)
+            activation_quantizer="lsq",
+            per_channel=False,  # one step size a layer
+        ),
+    ),
+}
