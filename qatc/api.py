@@ -15,6 +15,7 @@ from qatc import ir
 from qatc.arguments import Arguments, arguments_of
 from qatc.errors import CalibrationError, ConfigError
 from qatc.float_check import check_float
+from qatc.float_state import float_names, unwrapped
 from qatc.modules.fused import Fused
 from qatc.nested import map_tensors
 from qatc.passes import qat_pipeline
@@ -79,7 +80,7 @@ def prepare(
         )
     if verify and given is not None:
         check_float(model, gm, pipeline, example_inputs, given)
-    remember(gm, PreparedFor(target, config))
+    remember(gm, PreparedFor(target, config, float_names=float_names(model, gm)))
     if inputs is not None:
         remember_inputs(gm, inputs)
     log.info("%s for %s: %s", type(model).__name__, target.name, gm.report.summary)
@@ -107,7 +108,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
     found = dict(quantizers(model))
     if not found:
         raise CalibrationError("the model has no quantizers", remedy="call qatc.prepare(model) first")
-    called = _called(model)
+    called = unwrapped(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     total = steps if steps is not None else _length(batches)
     count = 0
@@ -143,13 +144,6 @@ def _recording(model: nn.Module, found: Iterable[Quantizer]) -> Iterator[None]:
             quantizer.recording = False
         for module, training in modes.items():
             module.training = training
-
-
-def _called(model: nn.Module) -> nn.Module:
-    """Return the model to which a wrapper hands all arguments on: DistributedDataParallel, torch.compile."""
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        return _called(model.module)
-    return _called(model._modules["_orig_mod"] or model) if "_orig_mod" in model._modules else model
 
 
 def _arguments(batch: Any, model: nn.Module) -> Arguments:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qatc.arguments import batch_size
+from qatc.float_state import FloatNames, completed
 from qatc.nested import Part, Path, joined, leaves
 from qatc.report import Report, make_report
 from qatc.spec import QConfig
@@ -45,11 +46,15 @@ InputTypes = tuple[InputType, ...]
 
 @dataclass(frozen=True)
 class PreparedFor:
-    """What a model was prepared for; `inputs` are the tensors among its inputs, or None if none was seen."""
+    """What a model was prepared for; `inputs` are the tensors among its inputs, or None if none was seen.
+
+    `float_names` are those of the float model's state, or None if they are not known.
+    """
 
     target: Target
     config: QConfig
     inputs: InputTypes | None = None
+    float_names: FloatNames | None = None
 
 
 class PreparedModel(fx.GraphModule):
@@ -67,6 +72,11 @@ class PreparedModel(fx.GraphModule):
         """Target, configuration and inputs that quantizers were placed for; None before they are."""
         found: PreparedFor | None = self.meta.get(_KEY)
         return found
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # torch hands this dict on to the submodules behind this call; it is never the caller's own
+        completed(state_dict, prefix, self)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from qatc.checkpoint import pickled, unpickled  # noqa: PLC0415  (the checkpoint builds prepared models)

@@ -65,8 +65,8 @@ def test_no_file_is_too_long_to_read(path: Path) -> None:
 def test_the_public_api_is_what_it_says() -> None:
     assert sorted(qatc.__all__) == [
         "LayerConfig", "Pass", "Pipeline", "PreparedModel", "QConfig", "QatcError", "QatcWarning", "QuantSpec", "Rule",
-        "Target", "__version__", "calibrate", "float_mode", "freeze_bn", "freeze_ranges", "load", "lower", "prepare",
-        "save",
+        "Target", "__version__", "calibrate", "float_mode", "float_state_dict", "freeze_bn", "freeze_ranges", "load",
+        "lower", "prepare", "save",
     ]  # fmt: skip
     assert all(hasattr(qatc, name) for name in qatc.__all__)
     assert qatc.__version__ == PYPROJECT["project"]["version"]
