@@ -13,7 +13,8 @@ class Quantizer(nn.Module):
     """A fake quantizer of one tensor, or of several that share a grid (each call site of them has its number).
 
     Recording (`qatc.calibrate`) only collects ranges and passes x through. Otherwise ranges move in training mode
-    alone, while `observing`; `eval()` changes nothing. Before it has a range, a quantizer passes x through.
+    alone, while `observing`, and not again where checkpointing recomputes a batch; `eval()` changes nothing. Before it
+    has a range, a quantizer passes x through.
 
     A subclass keeps its state in parameters and buffers that are NaN until known, and implements `record`, `settle`,
     `observe` and `grid`.
@@ -44,7 +45,7 @@ class Quantizer(nn.Module):
             self.record(x.detach(), site)
             self._ready = False
             return x
-        if self.training and self.observing:
+        if self.training and self.observing and not recomputing():
             self.observe(x.detach(), site)
         if not self.enabled or not self.ready:
             return x
@@ -102,6 +103,11 @@ class Quantizer(nn.Module):
 
     def _state(self) -> list[Tensor]:
         return [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+
+
+def recomputing() -> bool:
+    """Say whether this forward pass runs inside a backward pass: activation checkpointing sees a batch again."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _look_again(module: nn.Module, _keys: object) -> None:
