@@ -22,6 +22,7 @@ from qatc.passes import qat_pipeline
 from qatc.pipeline import DumpFolder
 from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs
 from qatc.quantizers import Quantizer
+from qatc.ranks import join
 from qatc.spec import QConfig, config_of
 from qatc.targets import Target, target_of
 from qatc.trace import trace
@@ -98,7 +99,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
     A batch is a tensor, a tuple or list whose first items are the model's inputs (further ones, as labels, are left
     out), or a dict of keyword arguments (further keys likewise); a dict whose keys do not name the model's arguments is
     itself the first argument. Tensors, inside whatever containers, are moved to the device of the model's parameters.
-    The model's mode is restored; its parameters and statistics do not move.
+    The model's mode is restored; its parameters and statistics do not move. In a process group of several ranks each
+    gives its own batches, and all get the ranges of what any of them saw.
 
     Raises:
         CalibrationError: no batch, or values that are not finite.
@@ -120,8 +122,9 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
             count += 1
             if count == 1 and isinstance(called, PreparedModel):
                 remember_inputs(called, given.bound(called.forward))
-    if count == 0:
+    if not _any_rank(count, device):
         raise CalibrationError("there was no batch to calibrate with", remedy="pass a loader that yields batches")
+    join(state for quantizer in found.values() for state in quantizer.recorded())
     for name, quantizer in found.items():
         quantizer.settle()
         if not quantizer.ready:
@@ -164,6 +167,13 @@ def _length(batches: Iterable[Any]) -> int | None:
         return len(batches)  # type: ignore[arg-type]
     except TypeError:
         return None
+
+
+def _any_rank(count: int, device: torch.device) -> bool:
+    """Say whether any rank had a batch."""
+    most = torch.tensor([float(count)], device=device)
+    join([(most, "greatest")])
+    return bool(most)
 
 
 def _is_main() -> bool:

@@ -11,6 +11,9 @@ from torch import Tensor, fx
 from qatc.arguments import batch_size
 from qatc.float_state import FloatNames, completed
 from qatc.nested import Part, Path, joined, leaves
+from qatc.quantizers.base import Quantizer, recomputing
+from qatc.ranges.base import all_ranks
+from qatc.ranks import join
 from qatc.report import Report, make_report
 from qatc.spec import QConfig
 from qatc.targets import Target
@@ -72,6 +75,15 @@ class PreparedModel(fx.GraphModule):
         """Target, configuration and inputs that quantizers were placed for; None before they are."""
         found: PreparedFor | None = self.meta.get(_KEY)
         return found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph; a training pass then makes the ranges of all ranks one."""
+        result = super().__call__(*args, **kwargs)
+        if self.training and all_ranks() and not recomputing():
+            # Behind the pass, all at once: a collective a quantizer would cost more than the quantizers.
+            moved = [m for m in self.modules() if isinstance(m, Quantizer) and m.moves]
+            join(state for quantizer in moved for state in quantizer.observed())
+        return result
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # torch hands this dict on to the submodules behind this call; it is never the caller's own

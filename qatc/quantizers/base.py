@@ -1,11 +1,14 @@
 """What every quantizer shares: when it records, when it moves, when it quantizes."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from qatc.errors import CalibrationError
 from qatc.quantizers.fake_quantize import fake_quantize
 from qatc.quantizers.grid import Grid, codes
+from qatc.ranks import Join
 from qatc.spec import QuantSpec
 
 
@@ -62,6 +65,11 @@ class Quantizer(nn.Module):
         """Return the integer codes of x, as float32."""
         return codes(x, self.checked_grid(x, gain, floor), self.spec)
 
+    @property
+    def moves(self) -> bool:
+        """Whether training batches move the range."""
+        return self.training and self.observing and not self.recording
+
     def checked_grid(self, x: Tensor, gain: Tensor | None = None, floor: Tensor | None = None) -> Grid:
         """Return the grid; a `CalibrationError` if there is none or it is not finite."""
         if not self.ready:
@@ -78,6 +86,14 @@ class Quantizer(nn.Module):
     def record(self, x: Tensor, site: int) -> None:
         """Collect what `settle` needs from one batch; each quantizer defines its own."""
         raise NotImplementedError
+
+    def recorded(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return the state that `record` moved, each with how the ranks' values of it become one."""
+        return ()
+
+    def observed(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return the state that `observe` moves, likewise."""
+        return ()
 
     def settle(self) -> None:
         """Turn what was recorded into the first range."""

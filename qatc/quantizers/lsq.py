@@ -1,6 +1,7 @@
 """Learned step size quantization (Esser et al., arXiv:1902.08153), the step in the log2 domain."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from qatc.quantizers.grid import (
     range_of,
     within_clip,
 )
+from qatc.ranks import Join, join
 from qatc.spec import QuantSpec
 
 # Keeps the step finite.
@@ -121,6 +123,10 @@ class LSQ(_Learned):
         mean = torch.where(self.batches[site] > 1, self.magnitude[site], seen)
         self.magnitude[site] = mean + (seen - mean) / self.batches[site]
 
+    def recorded(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return the extremes and the mean magnitude; each rank counts alike, however many batches it saw."""
+        return (self.low, "least"), (self.high, "greatest"), (self.magnitude, "mean"), (self.batches, "greatest")
+
     def settle(self) -> None:
         """Set step and zero point from what was recorded."""
         if not bool((self.batches > 0).all()):
@@ -136,6 +142,7 @@ class LSQ(_Learned):
         """Start from the first training batch if nothing was recorded; afterwards the step learns by its gradient."""
         if not self.ready:
             self.record(x, site)
+            join(self.recorded())  # parameters must be the same on all ranks from the first step on
             self.settle()
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:

@@ -1,10 +1,13 @@
 """Min-max ranges: of the weights as they are, or of everything that an activation was seen to hold."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.grid import Grid, grid_from_range, range_of
+from qatc.ranks import Join
 from qatc.spec import QuantSpec
 
 
@@ -44,6 +47,14 @@ class MinMax(Quantizer):
         # fmin and fmax ignore the NaN of a site not seen yet.
         self.low[site] = torch.fmin(self.low[site], low)
         self.high[site] = torch.fmax(self.high[site], high)
+
+    def recorded(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return the extremes."""
+        return (self.low, "least"), (self.high, "greatest")
+
+    def observed(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return the extremes."""
+        return self.recorded()
 
     def observe(self, x: Tensor, site: int) -> None:
         """Widen the site's range to hold the batch, but for one that overflowed: gradient scaling skips such steps."""

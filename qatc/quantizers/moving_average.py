@@ -1,10 +1,13 @@
 """Moving averages of a batch's range."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from qatc.quantizers.grid import range_of
 from qatc.quantizers.minmax import MinMax
+from qatc.ranks import Join
 
 
 class MovingAverage(MinMax):
@@ -15,6 +18,10 @@ class MovingAverage(MinMax):
     """
 
     momentum = 0.01
+
+    def observed(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return the averages."""
+        return (self.low, "mean"), (self.high, "mean")
 
     def observe(self, x: Tensor, site: int) -> None:
         """Move the site's range towards that of the batch, but for one that overflowed."""
