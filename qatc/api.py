@@ -99,8 +99,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
     A batch is a tensor, a tuple or list whose first items are the model's inputs (further ones, as labels, are left
     out), or a dict of keyword arguments (further keys likewise); a dict whose keys do not name the model's arguments is
     itself the first argument. Tensors, inside whatever containers, are moved to the device of the model's parameters.
-    The model's mode is restored; its parameters and statistics do not move. In a process group of several ranks each
-    gives its own batches, and all get the ranges of what any of them saw.
+    The model's mode is restored; its parameters and statistics do not move. In a process group of several ranks every
+    one must call this, with batches of its own, and all get the ranges of what any of them saw.
 
     Raises:
         CalibrationError: no batch, or values that are not finite.
@@ -110,6 +110,10 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
     found = dict(quantizers(model))
     if not found:
         raise CalibrationError("the model has no quantizers", remedy="call qatc.prepare(model) first")
+    if any(hasattr(p, "full_tensor") for quantizer in found.values() for p in quantizer.parameters()):
+        raise CalibrationError(
+            "the quantizers' parameters are sharded over ranks", remedy="calibrate first, then call fully_shard"
+        )
     called = unwrapped(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     total = steps if steps is not None else _length(batches)

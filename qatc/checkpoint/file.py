@@ -44,6 +44,12 @@ def save(model: PreparedModel, path: str | os.PathLike[str]) -> None:
         inner = next((name for name in ("module", "_orig_mod") if hasattr(model, name)), None)
         remedy = f"save model.{inner}" if inner else "save the model that qatc.prepare returned"
         raise CheckpointError(f"a {type(model).__name__} is not a prepared model", remedy=remedy)
+    if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        raise CheckpointError(
+            "the model's parameters are sharded over ranks",
+            remedy="load torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options=StateDictOptions("
+            "full_state_dict=True)) into a prepared model that is not, and save that",
+        )
     _write(_content(model), Path(os.path.realpath(path)))
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qatc.compiled import as_it_is_now
 from qatc.errors import QatcError
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, StaysInEval
 from qatc.quantizers.base import Quantizer
@@ -32,7 +33,7 @@ class Folded(NamedTuple):
 def bn_factor(bn: BatchNorm) -> Tensor:
     """Return gamma / sqrt(running variance + eps), [channels], float32; gradients reach gamma."""
     assert bn.running_var is not None
-    factor = torch.rsqrt(bn.running_var.float() + bn.eps)
+    factor = torch.rsqrt(as_it_is_now(bn.running_var).float() + bn.eps)
     return factor if bn.weight is None else bn.weight.float() * factor
 
 

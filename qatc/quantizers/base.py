@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from qatc.compiled import as_it_is_now
 from qatc.errors import CalibrationError
 from qatc.quantizers.fake_quantize import fake_quantize
 from qatc.quantizers.grid import Grid, codes
@@ -52,7 +53,7 @@ class Quantizer(nn.Module):
             self.observe(x.detach(), site)
         if not self.enabled or not self.ready:
             return x
-        return self.quantize(x, self.grid(x.detach(), gain, floor))
+        return self.quantize(x, Grid(*map(as_it_is_now, self.grid(x.detach(), gain, floor))))
 
     @property
     def ready(self) -> bool:

@@ -25,7 +25,7 @@ MAX_LOG2_SCALE = 40.0
 
 
 class _Learned(Quantizer):
-    """The step as exp2 of a parameter: positive whatever the optimizer does.
+    """The step as exp2 of a parameter: positive whatever the optimizer does; [1], as FSDP shards it, or [channels].
 
     The step's gradient is scaled by 1 / sqrt(n * qmax), n the number of values per step (section 2.2 of the paper).
     """
@@ -33,8 +33,9 @@ class _Learned(Quantizer):
     log2_scale: nn.Parameter
 
     def step(self) -> Tensor:
-        """Return the learned step; finite, however far the optimizer went."""
-        return torch.exp2(self.log2_scale.float().clamp(max=MAX_LOG2_SCALE))
+        """Return the learned step, 0-d or [channels]; finite, however far the optimizer went."""
+        step = torch.exp2(self.log2_scale.float().clamp(max=MAX_LOG2_SCALE))
+        return step.view(()) if self.spec.axis is None else step
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Return x fake-quantized; the step learns."""
@@ -74,7 +75,7 @@ class WeightLSQ(_Learned):
         made = cls(spec)
         kept = () if spec.axis is None else (spec.axis,)
         magnitude = weight.detach().float().abs().mean(dim=[d for d in range(weight.dim()) if d not in kept])
-        made.log2_scale = nn.Parameter(torch.empty_like(magnitude))
+        made.log2_scale = nn.Parameter(torch.empty_like(magnitude.view(-1)))
         made._set_scale(initial_step(magnitude, spec))
         return made
 
@@ -107,7 +108,7 @@ class LSQ(_Learned):
 
     def __init__(self, spec: QuantSpec, sites: int = 1) -> None:
         super().__init__(spec, sites)
-        self.log2_scale = nn.Parameter(torch.full((), torch.nan))
+        self.log2_scale = nn.Parameter(torch.full((1,), torch.nan))
         self.register_buffer("zero_point", torch.zeros(()))
         for name in ("low", "high", "magnitude"):
             self.register_buffer(name, torch.full((sites,), torch.nan), persistent=False)
