@@ -273,12 +273,17 @@ class FusedBatchNorm(Fused, AnyBatchNorm):
     ) -> Tensor:
         """Return the normalized input; batch statistics while training and not frozen."""
         if self.training and not self.bn_frozen:
-            y = BatchNorm.forward(self, x)
+            y = self.normalized(x)
         elif self.runs_on_codes(grid):
             y = self.on_codes(x, self.fold(None), grid)
         else:
             y = self.compute(x, *self.deployed(self.fold(None), grid))
         return self.activated(y)
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """Return x normalized by the batch's statistics, which the running ones follow."""
+        y: Tensor = BatchNorm.forward(self, x)
+        return y
 
     def fold(self, bn: BatchNorm | None, weight: Tensor | None = None, bias: Tensor | None = None) -> Folded:
         """Return the multiply-add that the running statistics make."""
@@ -291,6 +296,15 @@ class FusedBatchNorm(Fused, AnyBatchNorm):
         """Multiply and add per channel (dimension 1)."""
         y = x * per_channel(weight, x, 1)
         return y if bias is None else y + per_channel(bias, x, 1)
+
+
+class FusedSyncBatchNorm(FusedBatchNorm, nn.SyncBatchNorm):
+    """The multiply-add of a SyncBatchNorm; while training the batch is that of all ranks."""
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """Return x normalized by the statistics of the batch on all ranks."""
+        y: Tensor = nn.SyncBatchNorm.forward(self, x)
+        return y
 
 
 class FusedFrozenBatchNorm(StaysInEval, FusedBatchNorm):

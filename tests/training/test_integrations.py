@@ -114,7 +114,7 @@ def hugging_face(model: nn.Module, folder: Path, callback: Any, **given: Any) ->
         folder, use_cpu=True, per_device_train_batch_size=4, max_steps=8, report_to=[], disable_tqdm=True,
         learning_rate=1e-2, save_steps=4, label_names=["labels"], **given,
     )  # fmt: skip
-    rows = [{"x": x, "labels": label} for x, label in data()]
+    rows = [{"x": x, "labels": label} for x, label in zip(*data().tensors, strict=True)]
     return transformers.Trainer(
         model, arguments, train_dataset=rows, callbacks=[callback],
         compute_loss_func=lambda out, labels, **_: F.cross_entropy(out.float(), labels),
