@@ -17,11 +17,13 @@ from qatc.config import QConfig, config_of
 from qatc.diagnosis import recording_bulk
 from qatc.errors import CalibrationError, ConfigError, QatcWarning
 from qatc.float_check import check_float
+from qatc.float_state import float_names, unwrapped
 from qatc.modules.fused import Fused
 from qatc.passes import qat_pipeline
 from qatc.pipeline import DumpFolder
-from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs, unwrapped
+from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs
 from qatc.quantizers import Quantizer
+from qatc.ranks import join
 from qatc.recording import quantizers, settle
 from qatc.schedule.state import NAME as SCHEDULE
 from qatc.schedule.state import ScheduleState
@@ -86,9 +88,10 @@ def prepare(
         )
     if verify and given is not None:
         check_float(model, gm, pipeline, example_inputs, given, train=config.batch_norm not in WITHOUT_BATCH_STATISTICS)
+    names = float_names(model, gm)
     gm.add_module(SCHEDULE, ScheduleState())
     _onto_the_models_device(gm)
-    remember(gm, PreparedFor(target, config))
+    remember(gm, PreparedFor(target, config, float_names=names))
     if inputs is not None:
         remember_inputs(gm, inputs)
     if log.isEnabledFor(logging.INFO):  # a report reads every weight
@@ -121,7 +124,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
     A batch is a tensor, a tuple or list whose first items are the model's inputs (further ones, as labels, are left
     out), or a dict of keyword arguments (further keys likewise); a dict whose keys do not name the model's arguments is
     itself the first argument. Tensors, inside whatever containers, are moved to the device of the model's parameters.
-    The model's mode is restored; its parameters and statistics do not move.
+    The model's mode is restored; its parameters and statistics do not move. In a process group of several ranks every
+    one must call this, with batches of its own, and all get the ranges of what any of them saw.
 
     Raises:
         CalibrationError: no batch, or values that are not finite.
@@ -131,6 +135,10 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
     found = dict(quantizers(model))
     if not found:
         raise CalibrationError("the model has no quantizers", remedy="call qatc.prepare(model) first")
+    if any(hasattr(p, "full_tensor") for quantizer in found.values() for p in quantizer.parameters()):
+        raise CalibrationError(
+            "the quantizers' parameters are sharded over ranks", remedy="calibrate first, then call fully_shard"
+        )
     called = unwrapped(model)
     count = 0
     bulk = recording_bulk(called) if isinstance(called, PreparedModel) else nullcontext()
@@ -140,7 +148,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
             count += 1
             if count == 1 and isinstance(called, PreparedModel):
                 remember_inputs(called, given.bound(called.forward))
-    if count == 0:
+    if not _any_rank(count, model):
         raise CalibrationError("there was no batch to calibrate with", remedy="pass a loader that yields batches")
     settle(model)
 
@@ -160,6 +168,13 @@ def _recording(model: nn.Module, found: Iterable[Quantizer]) -> Iterator[None]:
             quantizer.recording = False
         for module, training in modes.items():
             module.training = training
+
+
+def _any_rank(count: int, model: nn.Module) -> bool:
+    """Say whether any rank had a batch."""
+    most = torch.tensor([float(count)], device=next((p.device for p in model.parameters()), None))
+    join([(most, "greatest")])
+    return bool(most)
 
 
 def freeze_bn(model: nn.Module, frozen: bool = True) -> None:

@@ -11,8 +11,9 @@ from tqdm import tqdm
 from qatc import ir
 from qatc.arguments import Arguments, arguments_of
 from qatc.errors import ConfigError
+from qatc.float_state import unwrapped
 from qatc.nested import map_tensors
-from qatc.prepared import PreparedModel, unwrapped
+from qatc.prepared import PreparedModel
 
 
 def arguments_in(

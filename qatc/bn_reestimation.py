@@ -10,7 +10,7 @@ from qatc.batches import arguments_in
 from qatc.errors import CalibrationError, ConfigError
 from qatc.modules.batch_norms import BatchNorm, StaysInEval
 from qatc.modules.fused import Fused
-from qatc.ranges.base import all_ranks
+from qatc.ranks import all_ranks
 
 # As AIMET's reestimate_bn_stats takes.
 STEPS = 100

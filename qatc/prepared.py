@@ -11,7 +11,10 @@ from torch import Tensor, fx, nn
 from qatc.arguments import batch_size
 from qatc.config import QConfig
 from qatc.errors import ConfigError
+from qatc.float_state import FloatNames, completed, unwrapped
 from qatc.nested import Part, Path, joined, leaves
+from qatc.quantizers.base import Quantizer, recomputing
+from qatc.ranks import all_ranks, join
 from qatc.report import Report, make_report
 from qatc.schedule.state import follow
 from qatc.targets import Target
@@ -47,11 +50,15 @@ InputTypes = tuple[InputType, ...]
 
 @dataclass(frozen=True)
 class PreparedFor:
-    """What a model was prepared for; `inputs` are the tensors among its inputs, or None if none was seen."""
+    """What a model was prepared for; `inputs` are the tensors among its inputs, or None if none was seen.
+
+    `float_names` are those of the float model's state, or None if they are not known.
+    """
 
     target: Target
     config: QConfig
     inputs: InputTypes | None = None
+    float_names: FloatNames | None = None
 
 
 class PreparedModel(fx.GraphModule):
@@ -71,10 +78,20 @@ class PreparedModel(fx.GraphModule):
         return found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model, in the stage of its schedule."""
+        """Run the graph, in the stage of its schedule; a training pass then makes the ranges of all ranks one."""
         if not torch.compiler.is_compiling():
             follow(self)
-        return super().__call__(*args, **kwargs)
+        result = super().__call__(*args, **kwargs)
+        if self.training and all_ranks() and not recomputing():
+            # Behind the pass, all at once: a collective a quantizer would cost more than the quantizers.
+            moved = [m for m in self.modules() if isinstance(m, Quantizer) and m.moves]
+            join(state for quantizer in moved for state in quantizer.observed())
+        return result
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # torch hands this dict on to the submodules behind this call; it is never the caller's own
+        completed(state_dict, prefix, self)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from qatc.checkpoint import pickled, unpickled  # noqa: PLC0415  (the checkpoint builds prepared models)
@@ -87,14 +104,6 @@ class PreparedModel(fx.GraphModule):
         twin: PreparedModel = rebuild(*copy.deepcopy(state, memo))
         memo[id(self)] = twin
         return twin
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model to which a wrapper hands all arguments on: DistributedDataParallel, torch.compile."""
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        return unwrapped(model.module)
-    inside = model._modules.get("_orig_mod")
-    return model if inside is None else unwrapped(inside)
 
 
 def prepared_in(model: nn.Module) -> PreparedModel:

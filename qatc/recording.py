@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import nn
 
 from qatc import ir
@@ -10,7 +9,6 @@ from qatc.errors import CalibrationError
 from qatc.modules.fused import Fused
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
-from qatc.ranges.base import all_ranks
 from qatc.weights import weight_to_quantize
 
 
@@ -31,14 +29,6 @@ def settle(model: nn.Module) -> None:
             raise CalibrationError(
                 f"the range of {name} is not finite", remedy="look for NaN or infinity in the data and the weights"
             )
-
-
-def share(model: nn.Module) -> None:
-    """Make ranges on all ranks those of the first; to be called on all of them."""
-    if all_ranks():
-        for _, quantizer in quantizers(model):
-            for tensor in (*quantizer.parameters(), *quantizer.buffers()):
-                torch.distributed.broadcast(tensor.detach(), 0)
 
 
 def begin_weights(model: PreparedModel) -> None:

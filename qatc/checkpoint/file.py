@@ -21,6 +21,7 @@ from qatc.checkpoint.names import Allowed, identifier
 from qatc.checkpoint.pickling import GRAPH_STATE, assembled
 from qatc.checkpoint.settings import config_data, config_from, target_data, target_from
 from qatc.errors import CheckpointError
+from qatc.float_state import FloatNames
 from qatc.prepared import PreparedFor, PreparedModel, remember
 
 FORMAT, VERSION = "qatc checkpoint", 2
@@ -43,6 +44,12 @@ def save(model: PreparedModel, path: str | os.PathLike[str]) -> None:
         inner = next((name for name in ("module", "_orig_mod") if hasattr(model, name)), None)
         remedy = f"save model.{inner}" if inner else "save the model that qatc.prepare returned"
         raise CheckpointError(f"a {type(model).__name__} is not a prepared model", remedy=remedy)
+    if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        raise CheckpointError(
+            "the model's parameters are sharded over ranks",
+            remedy="load torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options=StateDictOptions("
+            "full_state_dict=True)) into a prepared model that is not, and save that",
+        )
     _write(_content(model), Path(os.path.realpath(path)))
 
 
@@ -89,6 +96,7 @@ def _content(model: PreparedModel) -> dict[str, Any]:
         "config": config_data(None if made_for is None else made_for.config),
         "notes": list(ir.notes(model)),
         "inputs": inputs_data(None if made_for is None else made_for.inputs),
+        "float_names": None if made_for is None or made_for.float_names is None else dict(made_for.float_names),
     }
 
 
@@ -101,9 +109,14 @@ def _model(content: dict[str, Any], allowed: Allowed) -> PreparedModel:
     target, config = target_from(content["target"], allowed), config_from(content["config"], allowed)
     if target is not None and config is not None:
         names = [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
-        remember(model, PreparedFor(target, config, inputs_from(content["inputs"], content["version"], names)))
+        inputs = inputs_from(content["inputs"], content["version"], names)
+        remember(model, PreparedFor(target, config, inputs, _float_names(content.get("float_names"))))
     ir.set_notes(model, map(str, content.get("notes", ())))
     return model
+
+
+def _float_names(data: Any) -> FloatNames | None:
+    return None if data is None else tuple((str(name), str(own)) for name, own in data.items())
 
 
 def _write(content: dict[str, Any], path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qatc.compiled import as_it_is_now
 from qatc.errors import QatcError
 from qatc.grid import BIAS_CODES, codes, per_channel
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, StaysInEval
@@ -34,7 +35,7 @@ class Folded(NamedTuple):
 def bn_factor(bn: BatchNorm) -> Tensor:
     """Return gamma / sqrt(running variance + eps), [channels], float32; gradients reach gamma."""
     assert bn.running_var is not None
-    factor = torch.rsqrt(bn.running_var.float() + bn.eps)
+    factor = torch.rsqrt(as_it_is_now(bn.running_var).float() + bn.eps)
     return factor if bn.weight is None else bn.weight.float() * factor
 
 
@@ -289,12 +290,17 @@ class FusedBatchNorm(Fused, AnyBatchNorm):
     ) -> Tensor:
         """Return the normalized input; batch statistics while training and not frozen."""
         if self.training and not self.bn_frozen:
-            y = BatchNorm.forward(self, x)
+            y = self.normalized(x)
         elif self.runs_on_codes(grid):
             y = self.on_codes(x, self.fold(None), grid)
         else:
             y = self.compute(x, *self.deployed(self.fold(None), grid))
         return self.activated(y, then)
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """Return x normalized by the batch's statistics, which the running ones follow."""
+        y: Tensor = BatchNorm.forward(self, x)
+        return y
 
     def fold(self, bn: BatchNorm | None, weight: Tensor | None = None, bias: Tensor | None = None) -> Folded:
         """Return the multiply-add that the running statistics make."""
@@ -307,6 +313,15 @@ class FusedBatchNorm(Fused, AnyBatchNorm):
         """Multiply and add per channel (dimension 1)."""
         y = x * per_channel(weight, x, 1)
         return y if bias is None else y + per_channel(bias, x, 1)
+
+
+class FusedSyncBatchNorm(FusedBatchNorm, nn.SyncBatchNorm):
+    """The multiply-add of a SyncBatchNorm; while training the batch is that of all ranks."""
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """Return x normalized by the statistics of the batch on all ranks."""
+        y: Tensor = nn.SyncBatchNorm.forward(self, x)
+        return y
 
 
 class FusedFrozenBatchNorm(StaysInEval, FusedBatchNorm):

@@ -11,6 +11,7 @@ from qatc.modules.fused import (
     FusedConv3d,
     FusedFrozenBatchNorm,
     FusedLinear,
+    FusedSyncBatchNorm,
 )
 from qatc.modules.transposed import FusedConvTranspose1d, FusedConvTranspose2d, FusedConvTranspose3d
 
@@ -20,10 +21,10 @@ FUSED_FORMS: dict[type[nn.Module], type[Fused]] = {
     nn.ConvTranspose1d: FusedConvTranspose1d, nn.ConvTranspose2d: FusedConvTranspose2d,
     nn.ConvTranspose3d: FusedConvTranspose3d,
     nn.BatchNorm1d: FusedBatchNorm, nn.BatchNorm2d: FusedBatchNorm, nn.BatchNorm3d: FusedBatchNorm,
-    FrozenBatchNorm: FusedFrozenBatchNorm, AnyBatchNorm: FusedBatchNorm,
+    nn.SyncBatchNorm: FusedSyncBatchNorm, FrozenBatchNorm: FusedFrozenBatchNorm, AnyBatchNorm: FusedBatchNorm,
 }  # fmt: skip
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, AnyBatchNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, AnyBatchNorm)
 
 # What a subclass may define without computing anything else than its base does.
 _HARMLESS = frozenset({"reset_parameters", "extra_repr"})

@@ -1,15 +1,18 @@
 """What every quantizer shares: when it records, when it moves, when it quantizes."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from qatc.compiled import as_it_is_now
 from qatc.errors import CalibrationError
 from qatc.grid import Grid, codes, per_channel
 from qatc.quantizers.fake_quantize import fake_quantize
 from qatc.ranges import Range, RangeEstimator, range_estimator
+from qatc.ranks import Join, join
 from qatc.spec import QuantSpec
 
 # What a quantizer does in training, stage by stage of a schedule: nothing; collect ranges; let them follow the data;
@@ -21,8 +24,9 @@ class Quantizer(nn.Module):
     """A fake quantizer of one tensor, or of several that share a grid (each call site of them has its number).
 
     Recording (`qatc.calibrate`) only collects ranges and passes x through; then `settle` takes the range that the
-    estimators chose. Otherwise ranges move in training mode alone, while `observing`; `eval()` changes nothing. Before
-    it has a range, a quantizer passes x through. The `stage` is that of a `qatc.Schedule`.
+    estimators chose. Otherwise ranges move in training mode alone, while `observing`, and not again where checkpointing
+    recomputes a batch; `eval()` changes nothing. Before it has a range, a quantizer passes x through. The `stage` is
+    that of a `qatc.Schedule`.
 
     A subclass keeps its state in parameters and buffers that are NaN until known, and implements `start` and `grid`;
     `observe` if its range follows the data of training.
@@ -59,9 +63,10 @@ class Quantizer(nn.Module):
                 remedy="give qatc.prepare example_inputs: tensors of integers then stay as they are",
             )
         if self.recording or (self.training and self.stage == "record"):
-            self.record(x.detach(), site)
+            if not recomputing():
+                self.record(x.detach(), site)
             return self.passed(x)
-        if self.training and self.observing and self.stage != "float":
+        if self.moves and self.stage != "float" and not recomputing():
             self.observe(x.detach(), site)
         if not self.enabled:
             return x
@@ -69,7 +74,7 @@ class Quantizer(nn.Module):
             return self.passed(x)
         if not self.ready:
             return x
-        grid = self.grid(x.detach(), gain, floor)
+        grid = Grid(*map(as_it_is_now, self.grid(x.detach(), gain, floor)))
         return self.clamp(x, grid) if self.stage == "clamp" else self.quantize(x, grid)
 
     @property
@@ -114,6 +119,11 @@ class Quantizer(nn.Module):
         """Return the integer codes of x, as float32."""
         return codes(x, self.checked_grid(x, gain, floor), self.spec)
 
+    @property
+    def moves(self) -> bool:
+        """Whether training batches move the range."""
+        return self.training and self.observing and not self.recording
+
     def checked_grid(self, x: Tensor, gain: Tensor | None = None, floor: Tensor | None = None) -> Grid:
         """Return the grid; a `CalibrationError` if there is none or it is not finite."""
         if not self.ready:
@@ -147,9 +157,7 @@ class Quantizer(nn.Module):
         """
         if not len(self.recorders):
             return self.ready
-        finite = self._was_finite()
-        for site in range(len(self.recorders)):
-            self.recorder(site).reduce()
+        finite = self._reduced()
         found = self.recorded()
         if not finite or not bool(found.low.isfinite().all() and found.high.isfinite().all()):
             return False
@@ -158,7 +166,11 @@ class Quantizer(nn.Module):
         self._ready = False
         return self.ready
 
-    def _was_finite(self) -> bool:
+    def _reduced(self) -> bool:
+        """Make what was recorded that of all ranks; say whether all of it was finite."""
+        for site in range(len(self.recorders)):
+            self.recorder(site).reduce()
+        join([(self.finite, "least")])
         finite = bool(self.finite)
         self.finite.fill_(1.0)
         return finite
@@ -198,6 +210,10 @@ class Quantizer(nn.Module):
             self.recorders = nn.ModuleList(self.estimators(x)) if not len(self.recorders) else self.recorders
             self.recorder(site).collect(x)
             self.settle()
+
+    def observed(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return the state that `observe` moves, each with how the ranks' values of it become one."""
+        return ()
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return scale and zero point as they are now; x is only read by those that follow it. Each defines its own."""
@@ -252,6 +268,11 @@ class _Passed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         return grads[0], *(torch.zeros_like(learned) for learned in ctx.saved_tensors)
+
+
+def recomputing() -> bool:
+    """Say whether this forward pass runs inside a backward pass: activation checkpointing sees a batch again."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _look_again(module: nn.Module, _keys: object) -> None:

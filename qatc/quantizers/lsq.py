@@ -25,7 +25,7 @@ MAX_LOG2_SCALE = 40.0
 
 
 class _Learned(Quantizer):
-    """The step as exp2 of a parameter: positive whatever the optimizer does.
+    """The step as exp2 of a parameter: positive whatever the optimizer does; [1], as FSDP shards it, or [channels].
 
     The step's gradient is scaled by 1 / sqrt(n * qmax), n the number of values per step (section 2.2 of the paper).
     """
@@ -34,8 +34,9 @@ class _Learned(Quantizer):
     log2_scale: nn.Parameter
 
     def step(self) -> Tensor:
-        """Return the learned step; finite, however far the optimizer went."""
-        return torch.exp2(self.log2_scale.float().clamp(max=MAX_LOG2_SCALE))
+        """Return the learned step, 0-d or [channels]; finite, however far the optimizer went."""
+        step = torch.exp2(self.log2_scale.float().clamp(max=MAX_LOG2_SCALE))
+        return step.view(()) if self.spec.axis is None else step
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Return x fake-quantized; the step learns."""
@@ -68,7 +69,7 @@ class WeightLSQ(_Learned):
     def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightLSQ":
         """Return the quantizer with its step set from the weight."""
         made = cls(spec, range_name)
-        made.log2_scale = nn.Parameter(torch.empty_like(made.range_of(weight).low))
+        made.log2_scale = nn.Parameter(torch.empty_like(made.range_of(weight).low.view(-1)))
         made.begin(weight)
         return made
 
@@ -101,7 +102,7 @@ class LSQ(_Learned):
 
     def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
         super().__init__(spec, range_name, sites)
-        self.log2_scale = nn.Parameter(torch.full((), torch.nan))
+        self.log2_scale = nn.Parameter(torch.full((1,), torch.nan))
         self.register_buffer("zero_point", torch.zeros(()))
 
     def start(self, found: Range) -> None:

@@ -1,5 +1,6 @@
 """Quantizers whose grid covers a range that is estimated: one that follows the data, or one that stays."""
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import fake_quantize, fake_quantize_covered
 from qatc.ranges import RANGE_ESTIMATORS, Range
 from qatc.ranges.base import extremes
+from qatc.ranks import Join
 from qatc.spec import QuantSpec
 
 # A range that ends exactly at a value seen makes ratios of scales small fractions, so that sums and means of codes
@@ -59,16 +61,17 @@ class Tracked(Quantizer):
 
     def settle(self) -> bool:
         """Join what the ranks recorded; say whether there is a range."""
-        finite = self._was_finite()
-        for site in range(self.sites):
-            self.recorder(site).reduce()
+        finite = self._reduced()
         self._ready = False
         return finite and self.ready
 
     def observe(self, x: Tensor, site: int) -> None:
-        """Follow the batch, on all ranks alike; one that overflowed changes nothing."""
+        """Follow the batch; one that overflowed changes nothing."""
         self.recorder(site).collect(x)
-        self.recorder(site).reduce()
+
+    def observed(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return the estimators' state."""
+        return [state for site in range(self.sites) for state in self.recorder(site).states()]
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid that covers every site."""

@@ -1,10 +1,11 @@
 """What every range estimator shares: it is shown batches, and says which range a grid should cover."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from qatc.ranks import Join, join
 from qatc.spec import QuantSpec
 
 
@@ -41,9 +42,13 @@ class RangeEstimator(nn.Module):
         """Return the range chosen for what was collected so far."""
         raise NotImplementedError
 
-    def reduce(self) -> None:
-        """Join what the ranks collected; each estimator says how."""
+    def states(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return the tensors that `collect` moves, each with how the ranks' values of it become one."""
         raise NotImplementedError
+
+    def reduce(self) -> None:
+        """Join what the ranks collected."""
+        join(self.states())
 
     def _rows(self, x: Tensor) -> Tensor:
         """Return x as float32 [channels, values]."""
@@ -56,12 +61,6 @@ class RangeEstimator(nn.Module):
     def extra_repr(self) -> str:
         """Show the spec in print(model)."""
         return str(self.spec)
-
-
-def all_ranks() -> bool:
-    """Say whether there is more than one process that trains this model."""
-    group = torch.distributed
-    return group.is_available() and group.is_initialized() and group.get_world_size() > 1
 
 
 def rows_of(x: Tensor, axis: int | None) -> Tensor:

@@ -1,22 +1,14 @@
 """Ranges that end at values seen: the extremes, the greatest magnitude, moving averages of a batch's extremes."""
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from qatc.ranges.base import Range, RangeEstimator, all_ranks, extremes
+from qatc.ranges.base import Range, RangeEstimator, extremes
+from qatc.ranks import Join
 from qatc.spec import QuantSpec
-
-
-def reduce_extremes(low: Tensor, high: Tensor) -> None:
-    """Make the extremes those of all ranks; NaN is nothing seen."""
-    ends = torch.stack([-low, high])
-    ends = torch.where(ends.isnan(), -torch.inf, ends)
-    torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
-    ends = torch.where(ends.isinf(), torch.nan, ends)
-    low.copy_(-ends[0])
-    high.copy_(ends[1])
 
 
 class MinMax(RangeEstimator):
@@ -43,10 +35,9 @@ class MinMax(RangeEstimator):
         """Return the extremes."""
         return self._found(self.low, self.high)
 
-    def reduce(self) -> None:
-        """Take the extremes of all ranks."""
-        if all_ranks():
-            reduce_extremes(self.low, self.high)
+    def states(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return the extremes."""
+        return (self.low, "least"), (self.high, "greatest")
 
 
 class AbsMax(MinMax):
@@ -90,11 +81,9 @@ class MovingAverage(RangeEstimator):
         low, high, weight = self.averages
         return self._found(low / weight, high / weight)
 
-    def reduce(self) -> None:
-        """Take the mean over the ranks, each weighed by the batches it saw."""
-        if all_ranks():
-            torch.distributed.all_reduce(self.averages)  # a sum: gloo has no mean
-            self.averages /= torch.distributed.get_world_size()
+    def states(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return the averages: of the ranks' the mean, each weighed by the batches it saw."""
+        return [(self.averages, "mean")]
 
 
 def _finite(low: Tensor, high: Tensor) -> Tensor:

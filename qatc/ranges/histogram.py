@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from qatc.ranges.base import Range, RangeEstimator, all_ranks
-from qatc.ranges.extremes import reduce_extremes
+from qatc.ranges.base import Range, RangeEstimator
+from qatc.ranks import all_ranks, join
 from qatc.spec import QuantSpec
 
 
@@ -49,7 +49,7 @@ class Histogram(RangeEstimator):
         torch.distributed.all_reduce(widest, torch.distributed.ReduceOp.MAX)
         self._widen(widest)
         torch.distributed.all_reduce(self.counts)
-        reduce_extremes(self.low, self.high)
+        join([(self.low, "least"), (self.high, "greatest")])
 
     def range(self) -> Range:
         """Return the extremes: what a histogram that nothing is cut off covers."""

@@ -1,11 +1,13 @@
 """The range that LSQ begins with, from the mean magnitude."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from qatc.ranges.base import Range, RangeEstimator, all_ranks
+from qatc.ranges.base import Range, RangeEstimator
+from qatc.ranks import Join
 from qatc.spec import QuantSpec
 
 
@@ -42,15 +44,6 @@ class MeanMagnitude(RangeEstimator):
         reach = 2 * self.total / self.count * math.sqrt(self.spec.qmax)
         return self._found(-reach if self.spec.signed else torch.zeros_like(reach), reach)
 
-    def reduce(self) -> None:
-        """Add up what all ranks saw, and take their extremes."""
-        if all_ranks():
-            sums = torch.stack([self.total, self.count])
-            ends = torch.stack([-self.low, self.high]).nan_to_num(nan=-torch.inf)
-            torch.distributed.all_reduce(sums)
-            torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
-            ends = torch.where(ends.isinf(), torch.nan, ends)
-            self.total.copy_(sums[0])
-            self.count.copy_(sums[1])
-            self.low.copy_(-ends[0])
-            self.high.copy_(ends[1])
+    def states(self) -> Iterable[tuple[Tensor, Join]]:
+        """Return sums and extremes; of sums and counts the ratio of the means is that of the sums."""
+        return (self.total, "mean"), (self.count, "mean"), (self.low, "least"), (self.high, "greatest")

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from qatc.errors import ConfigError
 from qatc.prepared import PreparedModel
 from qatc.quantizers.base import Stage
-from qatc.recording import begin_weights, settle, share
+from qatc.recording import begin_weights, settle
 from qatc.schedule.learning_rate import scale_learning_rate
 from qatc.schedule.plan import Plan
 from qatc.schedule.state import NAME, ScheduleState, apply, state_of
@@ -62,7 +62,6 @@ class RunningSchedule:
         before, after = self.plan.stage(step - 1), self.plan.stage(step)
         if before == "record" != after:
             settle(prepared)
-            share(prepared)  # DistributedDataParallel made parameters equal only when it was made
         apply(prepared, self.plan, step)
         if after in _QUANTIZED and before not in _QUANTIZED:
             begin_weights(prepared)

@@ -63,6 +63,7 @@ class Capture(TorchFunctionMode):
         self.reads_sizes = False
         self.notes: list[str] = []
         self.given: list[str] = []
+        self.checkpointed: dict[str, None] = {}  # lines about places that would recompute in backward
 
     # -- nodes -------------------------------------------------------------------------------------------------
 
@@ -268,6 +269,14 @@ class Capture(TorchFunctionMode):
             made: Tensor = func(*args, **kwargs)
         self.alive.append(made)
         return made
+
+    def note_checkpoint(self) -> None:
+        """Note that what is called next is recomputed in backward, which the graph does not do."""
+        file, line = user_place("run")
+        self.checkpointed[
+            f"the activation checkpointing at {file}:{line} is not kept, every activation is stored: run the prepared "
+            "model inside torch.utils.checkpoint.checkpoint instead"
+        ] = None
 
     # -- calls of modules ---------------------------------------------------------------------------------------
 

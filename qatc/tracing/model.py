@@ -51,7 +51,7 @@ def traced(root: nn.Module, model: nn.Module, inputs: Arguments) -> Traced:
             notes = list(best.sizes.specialised())
     notes += [f"{place} reads the value of a constant: it is part of the graph" for place in best.values_read]
     notes += best.given
-    warnings = best.notes
+    warnings = best.notes + list(best.checkpointed)
     if place := best.sizes.fixed_batch():
         warnings.append(f"the batch is fixed to that of the example inputs, at {place}")
     if lost and (line := check_reached(model, lost, inputs, best.anonymous, best.attributes)):
@@ -125,7 +125,7 @@ def _follow_training(root: nn.Module, inputs: Arguments, best: Capture, opaque: 
     except Exception as error:
         place = place_of(error).partition(": ")[0]
         return [f"the model in training mode cannot be traced (at {place}): training follows its eval mode"]
-    return training.follow(best.graph, trained.graph)
+    return [*training.follow(best.graph, trained.graph), *trained.checkpointed]
 
 
 def _explained(error: Exception, model: nn.Module, inputs: Arguments) -> TraceError:

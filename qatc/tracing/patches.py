@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import importlib
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -14,6 +15,9 @@ from qatc.autograd import applied
 from qatc.nested import tensors
 from qatc.tracing.capture import Capture
 
+# The package has a function of this module's name.
+_CHECKPOINT: Any = importlib.import_module("torch.utils.checkpoint")
+_NOT_REENTRANT = "_checkpoint_without_reentrant_generator"
 _SCRIPTED: dict[int, Any] = {}
 
 
@@ -29,6 +33,7 @@ def seen_by(capture: Capture) -> Iterator[None]:
 
     def apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if cls.__name__ == "CheckpointFunction":  # recomputes in backward what the wrapped function does
+            capture.note_checkpoint()
             return args[0](*args[2:])
         return _one_call(capture, apply.__get__(None, cls), applied(cls), args, kwargs)
 
@@ -41,6 +46,10 @@ def seen_by(capture: Capture) -> Iterator[None]:
     def constant(array: Any, _from_numpy: Any = torch.from_numpy) -> Any:
         return capture.made_of_nothing(_from_numpy, (array,), {})
 
+    def recomputed(*args: Any, _start: Any = _CHECKPOINT.__dict__[_NOT_REENTRANT], **kwargs: Any) -> Any:
+        capture.note_checkpoint()
+        return _start(*args, **kwargs)
+
     torch.backends.mha.set_fastpath_enabled(False)  # one fused call for a whole Transformer layer
     try:
         with (
@@ -49,6 +58,7 @@ def seen_by(capture: Capture) -> Iterator[None]:
             mock.patch.object(torch.jit.ScriptFunction, "__call__", call_scripted),
             mock.patch.object(builtins, "len", _length),
             mock.patch.object(torch, "from_numpy", constant),
+            mock.patch.object(_CHECKPOINT, _NOT_REENTRANT, recomputed),
         ):
             yield
     finally:

@@ -91,7 +91,7 @@ def test_quantizers_begin_in_the_models_mode() -> None:
 
 def test_a_step_per_channel_is_of_the_weight_and_one_step_of_the_folded_weight() -> None:
     model = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4))
-    for per_channel, shape in ((True, (4,)), (False, ())):
+    for per_channel, shape in ((True, (4,)), (False, (1,))):
         config = QConfig(LayerConfig(weight_quantizer="lsq", per_channel=per_channel))
         quantizer = qatc.prepare(model, images(), config=config).get_submodule("0.weight_quantizer")
         assert quantizer.log2_scale.shape == shape

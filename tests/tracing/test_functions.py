@@ -117,8 +117,25 @@ def test_what_is_checkpointed_is_looked_into(reentrant: bool) -> None:
             y = torch.utils.checkpoint.checkpoint(self.a, y, use_reentrant=reentrant)
             return torch.utils.checkpoint.checkpoint(lambda t, u: self.b(t) + u, y, y, use_reentrant=reentrant)
 
-    gm = check_trace(Checkpointed(), images())
+    with pytest.warns(QatcWarning, match=r"checkpointing at test_functions.py:\d+ is not kept") as caught:
+        gm = check_trace(Checkpointed(), images())
+    assert len({str(warning.message) for warning in caught if warning.category is QatcWarning}) == 2
     assert targets(gm, "call_module") == ["stem", "a.0", "a.1", "b"]
+
+
+def test_what_is_checkpointed_in_training_alone_is_told_too() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = conv(3, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            if self.training:
+                return torch.utils.checkpoint.checkpoint(self.a, x, use_reentrant=False)
+            return self.a(x)
+
+    with pytest.warns(QatcWarning, match="is not kept, every activation is stored"):
+        assert targets(check_trace(Checkpointed(), images()), "call_module") == ["a"]
 
 
 class Numpy(nn.Module):

@@ -1,0 +1,1 @@
+"""Callbacks for trainers that own the loop; each imports its library, so import the one that you need."""
