@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tools.bench.peers import Widths, load
+from tools.bench.tasks import logits
 from tools.models import model_named, randomise
 
 Step = Callable[[], None]
@@ -80,12 +81,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     row |= {f"{label}_ms": round(1000 * statistics.median(found), 1) for label, found in times.items()}
     ratios = [qat / base for qat, base in zip(times["qat"], times["float"], strict=True)]
     return row | {"ratio": round(statistics.median(ratios), 3)}
-
-
-def logits(output: Any) -> Tensor:
-    """Return the tensor that the model gave; some tools wrap it."""
-    tensor: Tensor = output if isinstance(output, Tensor) else output.value
-    return tensor
 
 
 def saved_bytes(model: nn.Module, x: Tensor, labels: Tensor) -> int:

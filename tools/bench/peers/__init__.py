@@ -61,6 +61,13 @@ class Tool:
         """Put it into training mode."""
         model.train()
 
+    def groups(self, model: nn.Module, rate: float) -> list[dict[str, object]]:
+        """Return the optimizer's parameter groups, each with its rate."""
+        return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate}]
+
+    def advance(self, model: nn.Module, done: float) -> None:
+        """Do what the tool's guide advises when this share of the training is done; called before every step."""
+
     def evaluate(self, model: nn.Module) -> None:
         """Put it into the mode whose outputs the exported file is to reproduce."""
         model.eval()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import qatc
 from qatc.spec import PRESETS
 from tools.bench.peers import Tool, Widths
+from tools.digits import FREEZE_BN, FREEZE_RANGES
 
 
 class QATC(Tool):
@@ -25,6 +26,13 @@ class QATC(Tool):
         prepared = qatc.prepare(model, (calibration[0],), config=config(widths))
         qatc.calibrate(prepared, calibration, progress=False)
         return prepared
+
+    def advance(self, model: nn.Module, done: float) -> None:
+        """Stop statistics, then ranges, as the demo does."""
+        if done >= FREEZE_BN:
+            qatc.freeze_bn(model)
+        if done >= FREEZE_RANGES:
+            qatc.freeze_ranges(model)
 
     def export(self, model: nn.Module, example: Tensor, path: Path) -> None:
         """Lower for ONNX Runtime."""

@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 import torch.ao.quantization as tq
 from torch import Tensor, fx, nn
+from torch.ao.nn.intrinsic.qat import freeze_bn_stats
 from torch.ao.quantization.quantize_fx import _convert_to_reference_decomposed_fx, prepare_qat_fx
 
 from tools.bench.peers import Tool, Unsupported, Widths, export_onnx, run_over
+
+_HALF = 0.5
 
 
 class TorchAOFX(Tool):
@@ -41,6 +44,12 @@ class TorchAOFX(Tool):
         """Observers move in training."""
         model.train()
         model.apply(tq.enable_observer)
+
+    def advance(self, model: nn.Module, done: float) -> None:
+        """Stop observers and statistics as torchvision's reference for quantized training does at the half of it."""
+        if done >= _HALF:
+            model.apply(tq.disable_observer)
+            model.apply(freeze_bn_stats)
 
     def evaluate(self, model: nn.Module) -> None:
         """They would move in evaluation too."""

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchao.quantization import pt2e
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
 from torchao.testing.pt2e._xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
 
 from tools.bench.peers import Tool, Unsupported, Widths, export_onnx, run_over
+
+_OBSERVED, _FOLLOWED = 0.4, 0.3  # shares of the training
+_BATCH_NORMS = (torch.ops.aten.batch_norm.default, torch.ops.aten._native_batch_norm_legit.default)
+_TRAINING = 5  # the argument of a batch normalization that says so
 
 
 class TorchAO(Tool):
@@ -28,8 +32,9 @@ class TorchAO(Tool):
             quantizer.set_module_name(widths.stem, _config(8, 8))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(model.train(), (calibration[0],), strict=False).module()
-            prepared = prepare_qat_pt2e(exported, quantizer)
+            sizes = ({0: torch.export.Dim.AUTO},)  # as its tutorial has it: evaluation has other batches
+            program = torch.export.export(model.train(), (calibration[0],), dynamic_shapes=sizes, strict=False)
+            prepared = prepare_qat_pt2e(program.module(), quantizer)
         prepared = pt2e.allow_exported_model_train_eval(prepared)
         pt2e.move_exported_model_to_eval(prepared)
         run_over(prepared, calibration)
@@ -40,6 +45,13 @@ class TorchAO(Tool):
         """Observers move in training."""
         pt2e.move_exported_model_to_train(model)
         model.apply(pt2e.enable_observer)
+
+    def advance(self, model: nn.Module, done: float) -> None:
+        """Stop observers and statistics as its tutorial does after four and three of ten epochs."""
+        if done >= _OBSERVED:
+            model.apply(pt2e.disable_observer)
+        if done >= _FOLLOWED:
+            _freeze_batch_norms(model)
 
     def evaluate(self, model: nn.Module) -> None:
         """They would move in evaluation too."""
@@ -66,6 +78,15 @@ def _config(weights: int, activations: int) -> object:
         weight_qmin=-half_weight + 1 if weights > 2 else -half_weight,
         weight_qmax=half_weight - 1,
     )
+
+
+def _freeze_batch_norms(model: nn.Module) -> None:
+    assert isinstance(model, fx.GraphModule)
+    norms = [node for node in model.graph.nodes if node.target in _BATCH_NORMS and node.args[_TRAINING]]
+    for node in norms:
+        node.args = (*node.args[:_TRAINING], False, *node.args[_TRAINING + 1 :])
+    if norms:
+        model.recompile()
 
 
 TOOL = TorchAO()
