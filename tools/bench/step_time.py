@@ -69,11 +69,11 @@ def measured(tool: str, model: str, options: Sequence[str]) -> dict[str, Any]:
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return a line per row, and the goals."""
     lines = [
-        f"{'model':<14}{'tool':<13}{'float ms':>9}{'QAT ms':>9}{'ratio':>7}{'saved':>7}{'prepare s':>11}"
+        f"{'model':<16}{'tool':<13}{'float ms':>9}{'QAT ms':>9}{'ratio':>7}{'saved':>7}{'prepare s':>11}"
         f"{'breaks':>8}  version"
     ]
     for row in rows:
-        head = f"{_short(row['model']):<14}{row['tool']:<13}"
+        head = f"{_short(row['model']):<16}{row['tool']:<13}"
         if "error" in row:
             lines.append(f"{head}{row['error'].splitlines()[0][:90]}")
             continue
