@@ -5,15 +5,19 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import aimet_torch
 import torch
-from aimet_torch import model_preparer
-from aimet_torch.batch_norm_fold import fold_all_batch_norms
-from aimet_torch.common.defs import QuantScheme
-from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from tools.bench.peers import Tool, Unsupported, Widths, run_over
+from tools.models import torchvision_models
+
+torchvision_models()  # AIMET imports torchvision, which this makes importable beside a CPU build of torch
+
+import aimet_torch  # noqa: E402
+from aimet_torch import model_preparer  # noqa: E402
+from aimet_torch.batch_norm_fold import fold_all_batch_norms  # noqa: E402
+from aimet_torch.common.defs import QuantScheme  # noqa: E402
+from aimet_torch.quantsim import QuantizationSimModel  # noqa: E402
 
 
 class Aimet(Tool):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nncf
 import torch
-from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix, QuantizationParameters
+from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 from torch import Tensor, nn
 
 from tools.bench.peers import Tool, Unsupported, Widths, export_onnx
@@ -29,20 +29,16 @@ class NNCF(Tool):
         """Insert and calibrate in one call."""
         if widths.pow2:
             raise Unsupported("scales that are powers of two")
-        if widths.stem is not None:
-            raise Unsupported("widths by layer")
+        if (widths.weights, widths.activations) != (8, 8):
+            raise Unsupported("8 bits alone: nncf.quantize refuses other widths on every target device")
         nncf.set_log_level(logging.ERROR)
-        options = {"overflow_fix": OverflowFix.DISABLE}
-        if not widths.full:
-            options["weights_quantization_params"] = QuantizationParameters(num_bits=widths.weights)
-            options["activations_quantization_params"] = QuantizationParameters(num_bits=widths.activations)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             prepared: nn.Module = nncf.quantize(
                 model.eval(),
                 nncf.Dataset(list(calibration)),
                 subset_size=len(calibration),
-                advanced_parameters=AdvancedQuantizationParameters(**options),
+                advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.DISABLE),
             )
         return prepared
 
