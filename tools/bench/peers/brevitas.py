@@ -11,7 +11,7 @@ from brevitas.export import export_onnx_qcdq
 from brevitas.graph import quantize as bq
 from brevitas.graph.calibrate import calibration_mode
 from brevitas.quant import Int8WeightPerChannelFloat
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from tools.bench.peers import Tool, Unsupported, Widths, run_over
 
@@ -74,13 +74,12 @@ def _layers(widths: Widths) -> dict[type, Any]:
     }
 
 
-def _widen_input(prepared: nn.Module, layer: str) -> None:
-    """Quantize what this layer reads to 8 bits."""
-    assert isinstance(prepared, fx.GraphModule)
+def _widen_input(prepared: Any, layer: str) -> None:
+    """Quantize what this layer reads to 8 bits; `prepared` is a GraphModule of Brevitas' own."""
     (call,) = [node for node in prepared.graph.nodes if node.target == layer]
     (quantizer,) = call.all_input_nodes
     made, options = bq.QUANT_IDENTITY_MAP["signed"]
-    prepared.set_submodule(quantizer.target, made(**options, return_quant_tensor=True))
+    prepared.set_submodule(quantizer.target, made(**options))
 
 
 TOOL = Brevitas()

@@ -30,7 +30,7 @@ class NNCF(Tool):
         if widths.pow2:
             raise Unsupported("scales that are powers of two")
         if (widths.weights, widths.activations) != (8, 8):
-            raise Unsupported("8 bits alone: nncf.quantize refuses other widths on every target device")
+            raise Unsupported("widths other than 8, which nncf.quantize refuses for its default target")
         nncf.set_log_level(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
