@@ -109,7 +109,7 @@ def fake_quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = F
 
 def _is_spare(x: Tensor) -> bool:
     """Say whether nothing but its next reader needs x; a dispatch mode (selective checkpointing) may have kept it."""
-    modes: int = torch._C._len_torch_dispatch_stack()  # type: ignore[attr-defined]
+    modes: int = torch._C._len_torch_dispatch_stack()
     return x._base is None and type(x.grad_fn).__name__ in _SPARE and not modes
 
 
