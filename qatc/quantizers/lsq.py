@@ -55,11 +55,15 @@ def _learned_scale(scale: Tensor, zero_point: Tensor, spec: QuantSpec, floor: Te
 
 
 class WeightLSQ(_Learned):
-    """LSQ of a weight, one step per channel or one in all.
+    """LSQ of a weight, one step per channel or one in all, begun with the least mean square error.
+
+    The paper's own beginning (`mean_magnitude`) costs a tenth of the accuracy at 2 bits where training is short.
 
     A step per channel is that of the weight before a BatchNorm is folded into it (`gain` takes it to the folded one),
     so it need not chase the statistics; a single step is that of the folded weight.
     """
+
+    default_range: ClassVar[str] = "mse"
 
     def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
         super().__init__(spec, range_name, sites)

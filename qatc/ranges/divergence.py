@@ -7,6 +7,7 @@ from torch import Tensor
 
 from qatc.ranges.base import Range
 from qatc.ranges.percentile import Percentile
+from qatc.spec import QuantSpec
 
 _BINS = 2048
 
@@ -20,6 +21,9 @@ class KL(Percentile):
     """
 
     option: ClassVar[str | None] = None
+
+    def __init__(self, spec: QuantSpec, channels: int = 1) -> None:
+        super().__init__(spec, channels, side=2 * _BINS)
 
     def range(self) -> Range:
         """Return the range from minus the magnitude that was best (0 where the codes are unsigned) to it."""

@@ -7,6 +7,9 @@ from qatc.ranges.base import Range, RangeEstimator
 from qatc.ranks import all_ranks, join
 from qatc.spec import QuantSpec
 
+# Bins on each side of zero; of a channel, which has few values among many channels, as many a code.
+_SIDE, _BINS_PER_CODE = 4096, 16
+
 
 class Histogram(RangeEstimator):
     """Counts of values in bins of a power-of-two width, [channels, 2 * side], the middle at zero.
@@ -21,9 +24,9 @@ class Histogram(RangeEstimator):
     low: Tensor
     high: Tensor
 
-    def __init__(self, spec: QuantSpec, channels: int = 1, side: int = 4096) -> None:
+    def __init__(self, spec: QuantSpec, channels: int = 1, side: int | None = None) -> None:
         super().__init__(spec, channels)
-        self.side = side
+        self.side = side = side or (_SIDE if channels == 1 else _BINS_PER_CODE << (spec.bits - 1))
         self.register_buffer("counts", torch.zeros(channels, 2 * side, dtype=torch.int64))
         self.register_buffer("exponent", torch.full((channels,), -126.0))  # the width is 2 ** exponent
         self.register_buffer("low", torch.full((channels,), torch.nan))
@@ -66,6 +69,8 @@ class Histogram(RangeEstimator):
         return torch.where(magnitude > 0, exponent, self.exponent)
 
     def _widen(self, exponent: Tensor) -> None:
+        if not bool(self.counts.any()):
+            self.exponent.copy_(torch.maximum(self.exponent, exponent))
         for channel in torch.nonzero(exponent > self.exponent).flatten().tolist():
             steps = int(exponent[channel] - self.exponent[channel])
             counts = self.counts[channel]

@@ -14,12 +14,12 @@ class Percentile(Histogram):
     """The range that leaves out a share of the values at each end (Wu et al., arXiv:2004.09602, section 5.1).
 
     `percent` is what stays: of 99.99, 0.005 % go at each end; where the codes are unsigned, or the grid symmetric, 0.01
-    % of the greatest magnitudes. Exact to a bin's width, at most 1 / 2048 of the range.
+    % of the greatest magnitudes. Exact to a bin's width.
     """
 
     option: ClassVar[str | None] = "percent"
 
-    def __init__(self, spec: QuantSpec, channels: int = 1, side: int = 4096, percent: float = 99.99) -> None:
+    def __init__(self, spec: QuantSpec, channels: int = 1, side: int | None = None, percent: float = 99.99) -> None:
         super().__init__(spec, channels, side)
         if not 0 < percent <= 100:
             raise ValueError(f"a percentage is above 0 and at most 100, not {percent:g}")
