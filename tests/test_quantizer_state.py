@@ -237,7 +237,7 @@ def test_an_unknown_name_proposes_the_nearest() -> None:
         activation_quantizer("trackd", QuantSpec())
     assert str(caught.value) == snapshot("""\
 unknown quantizer 'trackd'
-  try: did you mean 'tracked'? there are: tracked, fixed, lsq\
+  try: did you mean 'tracked'? there are: tracked, fixed, lsq, lsq_plus, learned_range, pact, cg_pact\
 """)
 
 

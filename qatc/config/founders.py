@@ -69,6 +69,17 @@ FOUNDERS: dict[str, QConfig] = {
             per_channel=False,  # per_channel_quantization: False
         ),
     ),
+    # aimet-torch, quant_scheme=training_range_learning_with_tf_init (2.42 deprecates the name: ranges always may learn).
+    "aimet-range-learning": QConfig(
+        LayerConfig(
+            weight_bits=8,  # default_param_bw=8
+            activation_bits=8,  # default_output_bw=8
+            weight_quantizer="learned_range",  # min and max are parameters, for weights too
+            activation_quantizer="learned_range",
+            activation_range="minmax",  # tf_init: begun with the least and greatest value seen
+            per_channel=False,  # per_channel_quantization: False
+        ),
+    ),
     # N2D2 ccce8ba, QWeight=LSQ and QAct=LSQ.
     "n2d2-lsq": QConfig(
         LayerConfig(

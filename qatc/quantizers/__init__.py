@@ -6,13 +6,22 @@ from torch import Tensor
 
 from qatc.errors import unknown
 from qatc.quantizers.base import Quantizer
+from qatc.quantizers.learned_range import LearnedRange, WeightLearnedRange
 from qatc.quantizers.lsq import LSQ, WeightLSQ
+from qatc.quantizers.lsq_plus import LSQPlus, WeightLSQPlus
+from qatc.quantizers.pact import CGPact, Pact
 from qatc.quantizers.ranged import Fixed, Tracked, WeightFixed, WeightTracked
 from qatc.spec import QuantSpec
 
-ACTIVATION_QUANTIZERS: dict[str, type[Quantizer]] = {"tracked": Tracked, "fixed": Fixed, "lsq": LSQ}
+ACTIVATION_QUANTIZERS: dict[str, type[Quantizer]] = {
+    "tracked": Tracked, "fixed": Fixed, "lsq": LSQ, "lsq_plus": LSQPlus, "learned_range": LearnedRange, "pact": Pact,
+    "cg_pact": CGPact,
+}  # fmt: skip
 # Each is made for a weight: `of(spec, weight, range_name)`.
-WEIGHT_QUANTIZERS: dict[str, Any] = {"tracked": WeightTracked, "fixed": WeightFixed, "lsq": WeightLSQ}
+WEIGHT_QUANTIZERS: dict[str, Any] = {
+    "tracked": WeightTracked, "fixed": WeightFixed, "lsq": WeightLSQ, "lsq_plus": WeightLSQPlus,
+    "learned_range": WeightLearnedRange,
+}  # fmt: skip
 
 
 def activation_quantizer(name: str, spec: QuantSpec, range_name: str | None = None) -> Quantizer:
@@ -42,6 +51,7 @@ def _look_up(name: str, table: dict[str, Any]) -> Any:
 
 
 __all__ = [
-    "ACTIVATION_QUANTIZERS", "WEIGHT_QUANTIZERS", "LSQ", "Fixed", "Quantizer", "Tracked", "WeightFixed", "WeightLSQ",
-    "WeightTracked", "activation_quantizer", "weight_quantizer",
+    "ACTIVATION_QUANTIZERS", "WEIGHT_QUANTIZERS", "LSQ", "CGPact", "Fixed", "LSQPlus", "LearnedRange", "Pact",
+    "Quantizer", "Tracked", "WeightFixed", "WeightLSQ", "WeightLSQPlus", "WeightLearnedRange", "WeightTracked",
+    "activation_quantizer", "weight_quantizer",
 ]  # fmt: skip
