@@ -20,12 +20,12 @@ WITH_TORCHVISION = ROOT / "tests/run_script.py"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def run(script: str, *arguments: object, ranks: int = 1, torchvision: bool = False) -> str:
+def run(script: str, *arguments: object, ranks: int = 1, torchvision: bool = False, cwd: Path | None = None) -> str:
     """Return what the script prints."""
     launched = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     wrapper = [str(WITH_TORCHVISION)] if torchvision else []
     command = [sys.executable, *launched, *wrapper, str(EXAMPLES / script), *map(str, arguments)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -83,9 +83,10 @@ def test_two_processes(tmp_path: Path) -> None:
 
 
 def test_lightning(tmp_path: Path) -> None:
-    printed = run("with_lightning.py", "--epochs", 2, "--out", tmp_path / "model.pt", torchvision=True)
+    printed = run("with_lightning.py", "--epochs", 2, "--out", tmp_path / "model.pt", torchvision=True, cwd=tmp_path)
     assert accuracy(printed.splitlines()[-1]) > 50
     assert qatc.load(tmp_path / "model.pt").prepared_for is not None
+    assert set(tmp_path.iterdir()) == {tmp_path / "model.pt"}
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_what_prepare_renamed_or_left_out_is_found() -> None:
 def test_wrappers_are_looked_through(wrapper: Any) -> None:
     model = randomise(ResidualIdentity())
     wrapped = wrapper(qatc.prepare(ResidualIdentity(), images()))
-    prefix = "_orig_mod." if wrapper is torch.compile else "module."
+    prefix = "_orig_mod." if "_orig_mod" in wrapped._modules else "module."
     state: dict[str, Tensor] = {prefix + name: value for name, value in model.state_dict().items()}
     if wrapper is AveragedModel:
         state["n_averaged"] = torch.tensor(0)

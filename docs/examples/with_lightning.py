@@ -41,7 +41,7 @@ def main() -> None:
     training, held_out = datasets()
     task = Digits(network())
     qat = QATCallback(example_inputs=training.tensors[0][:2], config="w8a8", save=given.out)
-    trainer = pl.Trainer(max_epochs=given.epochs, callbacks=[qat], accelerator="auto", devices=1, logger=False)
+    trainer = pl.Trainer(max_epochs=given.epochs, callbacks=[qat], devices=1, logger=False, enable_checkpointing=False)
     trainer.fit(task, DataLoader(training, batch_size=32, shuffle=True))
     print(f"w8a8: {accuracy(task.model.cpu(), held_out):.2f} %")
 

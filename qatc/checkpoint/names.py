@@ -30,6 +30,7 @@ _PACKAGES = (
     "torch.nn.utils.parametrizations.",
     "qatc.modules.",
     "qatc.quantizers.",
+    "qatc.ranges.",
     "qatc.schedule.",
 )
 # Makers of tensors and others without a tensor argument, hence not overridable; what reads or writes files, changes

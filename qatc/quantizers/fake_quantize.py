@@ -101,11 +101,16 @@ def fake_quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = F
     if in_blocks(x, grid.scale):
         zero = float(grid.zero_point)
         low, high = spec.qmin - zero + _above(spec), spec.qmax - zero
-        overwrite = overwrite and x._base is None and type(x.grad_fn).__name__ in _SPARE
-        blocks: Tensor = _MaskedInBlocks.apply(x, float(grid.scale), low, high, overwrite)
+        blocks: Tensor = _MaskedInBlocks.apply(x, float(grid.scale), low, high, overwrite and _is_spare(x))
         return blocks
     result: Tensor = _Masked.apply(x, *_bounds(x, grid, spec))
     return result
+
+
+def _is_spare(x: Tensor) -> bool:
+    """Say whether nothing but its next reader needs x; a dispatch mode (selective checkpointing) may have kept it."""
+    modes: int = torch._C._len_torch_dispatch_stack()
+    return x._base is None and type(x.grad_fn).__name__ in _SPARE and not modes
 
 
 def fake_quantize_covered(x: Tensor, grid: Grid, spec: QuantSpec) -> Tensor:

@@ -114,7 +114,7 @@ class WeightTracked(Quantizer):
 
     def _range(self, x: Tensor) -> Range:
         if self.range_name == "absmax":  # at every step of every layer: without a module made for it
-            low, high = extremes(x, self.spec.axis)
+            low, high = extremes(x, self.spec)
             return Range(low, high) if self.spec.axis is not None else Range(low[0], high[0])
         return self.range_of(x)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from qatc.ranks import Join, join
@@ -75,13 +76,17 @@ def rows_of(x: Tensor, axis: int | None) -> Tensor:
     return x.reshape(1, -1) if axis is None else x.movedim(axis, 0).reshape(x.shape[axis], -1)
 
 
-def extremes(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
-    """Return the least and the greatest value, float32 [channels].
+def extremes(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Return the least and the greatest value, float32 [channels]; where a grid can only begin or end, not beyond that.
 
     By two reductions: `torch.aminmax` along a dimension takes 25 times as long on a CPU, and a tensor that lies in
     channels-last order is not copied if it is reduced as it is.
     """
-    if axis is None and x.numel():
-        return x.amin().float().view(1), x.amax().float().view(1)
-    rows = rows_of(x, axis)
-    return rows.amin(1).float(), rows.amax(1).float()
+    whole = spec.axis is None and x.numel() > 0
+    rows = x if whole else rows_of(x, spec.axis)
+    high = rows.amax().float().view(1) if whole else rows.amax(1).float()
+    if spec.upper is not None:
+        high = high.clamp(max=spec.upper)
+    if spec.symmetric and not spec.signed:
+        return torch.zeros_like(high), high.clamp(min=0.0)
+    return rows.amin().float().view(1) if whole else rows.amin(1).float(), high

@@ -25,7 +25,7 @@ class MinMax(RangeEstimator):
 
     def collect(self, x: Tensor) -> None:
         """Widen the range to hold the batch."""
-        low, high = extremes(x.detach(), self.spec.axis)
+        low, high = extremes(x.detach(), self.spec)
         good = _finite(low, high)
         # fmin and fmax ignore NaN: what was not seen yet, and what is not finite.
         self.low.copy_(torch.fmin(self.low, torch.where(good, low, torch.nan)))
@@ -46,7 +46,7 @@ class AbsMax(MinMax):
     def range(self) -> Range:
         """Return the range from minus that magnitude, or 0, to it."""
         if not self.spec.signed:
-            return self._found(torch.zeros_like(self.high), self.high.clamp(min=0.0))
+            return self._found(torch.zeros_like(self.high), self.high)
         magnitude = torch.maximum(-self.low, self.high)
         return self._found(-magnitude, magnitude)
 
@@ -72,7 +72,7 @@ class MovingAverage(RangeEstimator):
 
     def collect(self, x: Tensor) -> None:
         """Move the averages towards the batch."""
-        low, high = extremes(x.detach(), self.spec.axis)
+        low, high = extremes(x.detach(), self.spec)
         seen = torch.stack([low, high, torch.ones_like(low)])
         self.averages.lerp_(torch.where(_finite(low, high), seen, self.averages), self.momentum)
 

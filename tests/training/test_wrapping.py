@@ -10,8 +10,8 @@ from torch._dynamo.utils import counters
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import qatc
-from qatc.float_state import quantizer_names
-from qatc.quantizers import Quantizer
+from qatc.quantizers import Quantizer, Tracked
+from qatc.recording import quantizers
 from tests.check_pass import evaluated
 from tests.models import ConvBnAct, ResidualIdentity, images
 from tests.prepared import every_config, prepared
@@ -59,9 +59,14 @@ def test_an_average_of_weights_evaluates_on_grids_of_its_own(config: str, kind: 
     x = images(seed=3)
     inner = average.module.eval()
     assert all(m.ready for m in inner.modules() if isinstance(m, Quantizer))
-    for name in quantizer_names(gm):
-        ours, theirs = inner.state_dict()[name], gm.state_dict()[name]
-        torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.02)
+    for name, quantizer in quantizers(gm):
+        ours = inner.get_submodule(name)
+        assert isinstance(ours, Quantizer)
+        if isinstance(quantizer, Tracked):
+            assert isinstance(ours, Tracked)
+            torch.testing.assert_close(ours.recorded(), quantizer.recorded(), rtol=0.1, atol=0.05)
+        for own, theirs in zip(ours.parameters(recurse=False), quantizer.parameters(recurse=False), strict=True):
+            torch.testing.assert_close(own, theirs, rtol=0.1, atol=0.02)
     for module in inner.modules():
         if isinstance(module, Quantizer) and module.spec.pow2:
             scale = module.checked_grid(torch.ones(4, 4, 3, 3)).scale

@@ -1,16 +1,20 @@
-"""Measures what `qatc.prepare` costs, in seconds of CPU time: of one model stage by stage, and of networks ever deeper.
+"""Measures what `qatc.prepare` costs, in seconds of CPU time: of one model stage by stage, of networks ever deeper.
 
-    tools/bench/prepare [--model resnet50] [--size 224] [--rounds 5]
+    tools/bench/prepare [--model resnet50] [--size 224] [--rounds 3]
 
-Each figure is a median; a tiny model is prepared first, so that imports are not counted.
+Each figure is a median; a tiny model is prepared first, so that imports are not counted. The cost grows as the number
+of nodes to the power of the exponent. Last, a residual network of 200 blocks is prepared and lowered.
 """
 
 import argparse
+import math
 import statistics
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import qatc
 from qatc.config import config_of
 from qatc.passes import qat_pipeline
 from qatc.pipeline import PassEvent
@@ -25,8 +30,9 @@ from qatc.targets import target_of
 from qatc.trace import trace
 from tools.models import model_named
 
-STEP = 4  # how much deeper each network of a family is than the one before
-GOAL_SECONDS, GOAL_RATIO = 2.0, 4.5
+STEPS, STEP = 5, 10**0.5  # networks of a family, and how much deeper each is than the one before: 100 to 10,000 nodes
+GOAL_SECONDS, GOAL_EXPONENT = 2.0, 1.1
+BLOCKS, GOAL_PREPARED, GOAL_LOWERED = 200, 5.0, 20.0
 
 
 class Residual(nn.Module):
@@ -69,17 +75,21 @@ class Transformer(nn.Module):
 
 
 class Family(NamedTuple):
-    """Networks of one kind of block; `depth` blocks in the shallowest."""
+    """Networks of one kind of block; `depth` blocks, rounded, in the shallowest."""
 
     name: str
     block: Callable[[], nn.Module]
     example: tuple[int, ...]
-    depth: int
+    depth: float
+
+    def depths(self) -> list[int]:
+        """Return the number of blocks of each network."""
+        return [round(self.depth * STEP**i) for i in range(STEPS)]
 
 
 FAMILIES = (
-    Family("convolutions", Residual, (2, 8, 16, 16), 20),
-    Family("transformer", Transformer, (2, 10, 16), 7),
+    Family("convolutions", Residual, (2, 8, 16, 16), 9),
+    Family("transformer", Transformer, (2, 10, 16), 2.3),
 )
 
 
@@ -103,16 +113,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", default="resnet50", help="as tools/opt takes it (default: %(default)s)")
     parser.add_argument("--size", type=int, default=224, help="height and width of its images (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each (default: %(default)s)")
     args = parser.parse_args(argv)
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    depths = [(family, family.depth * STEP**i) for family in FAMILIES for i in range(3)]
+    depths = [(family, depth) for family in FAMILIES for depth in family.depths()]
     subjects = [(model_named(args.model), torch.randn(2, 3, args.size, args.size))]
     subjects += [(nn.Sequential(*(f.block() for _ in range(depth))), torch.randn(f.example)) for f, depth in depths]
     whole, *chains = costs(subjects, args.rounds)
     print("\n".join(stages(f"{args.model} at {args.size}x{args.size}", whole)))
     print("\n".join(growth(depths, chains)))
+    prepared, lowered = deep_residual(args.rounds)
+    print(
+        f"a residual network of {BLOCKS} blocks: prepared in {prepared:.1f} s (goal: {GOAL_PREPARED:g}), "
+        f"lowered in {lowered:.1f} s (goal: {GOAL_LOWERED:g})"
+    )
     return 0
 
 
@@ -159,17 +174,41 @@ def stages(name: str, cost: Cost) -> list[str]:
 
 
 def growth(depths: Sequence[tuple[Family, int]], costs: Sequence[Cost]) -> list[str]:
-    """Return a line per network: what it costs, and how many times what the one a quarter as deep does."""
-    lines = [f"{'family':<14}{'blocks':>7}{'nodes':>7}{'trace':>8}{'passes':>8}{'prepare':>9}{'ratio':>7}"]
-    ratios = []
-    before: Cost | None = None
-    for (family, depth), cost in zip(depths, costs, strict=True):
-        ratio = "" if depth == family.depth or before is None else f"{cost.whole / before.whole:.2f}"
-        ratios += [float(ratio)] if ratio else []
-        seconds = f"{cost.trace:>8.2f}{cost.whole - cost.trace:>8.2f}{cost.whole:>9.2f}"
-        lines.append(f"{family.name:<14}{depth:>7}{cost.nodes:>7}{seconds}{ratio:>7}")
-        before = cost
-    return [*lines, f"{STEP} times as deep: at most {max(ratios):.2f} times the cost (goal: {GOAL_RATIO:g})"]
+    """Return a line per network: what it costs, and the exponent since the one before; a line per family for all."""
+    lines = [f"{'family':<14}{'blocks':>7}{'nodes':>7}{'trace':>8}{'passes':>8}{'prepare':>9}{'exponent':>10}"]
+    for family in FAMILIES:
+        found = [(depth, cost) for (of, depth), cost in zip(depths, costs, strict=True) if of is family]
+        for i, (depth, cost) in enumerate(found):
+            grown = f"{exponent(found[i - 1][1], cost):.2f}" if i else ""
+            seconds = f"{cost.trace:>8.2f}{cost.whole - cost.trace:>8.2f}{cost.whole:>9.2f}"
+            lines.append(f"{family.name:<14}{depth:>7}{cost.nodes:>7}{seconds}{grown:>10}")
+        whole = exponent(found[0][1], found[-1][1])
+        lines.append(f"{family.name:<14}{'from the first to the last':<39}{whole:>10.2f} (goal: {GOAL_EXPONENT:g})")
+    return lines
+
+
+def exponent(small: Cost, large: Cost) -> float:
+    """Return the power of the number of nodes with which the cost grows between the two."""
+    return math.log(large.whole / small.whole) / math.log(large.nodes / small.nodes)
+
+
+def deep_residual(rounds: int) -> tuple[float, float]:
+    """Return the median CPU seconds of preparing and of lowering `BLOCKS` residual blocks, stem and classifier."""
+    stem = (nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+    blocks = [Residual() for _ in range(BLOCKS)]
+    model = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
+    x = torch.randn(2, 3, 16, 16)
+    times: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            start = time.process_time()
+            prepared = qatc.prepare(model, x)
+            made = time.process_time()
+            qatc.calibrate(prepared, [x], progress=False)
+            before = time.process_time()
+            qatc.lower(prepared, Path(folder, "model.onnx"))
+            times.append((made - start, time.process_time() - before))
+    return statistics.median(t for t, _ in times), statistics.median(t for _, t in times)
 
 
 if __name__ == "__main__":

@@ -1,115 +1,97 @@
-"""What quantization-aware training costs: a training step of the prepared model against the float one, interleaved.
+"""What quantization-aware training costs: a training step against the float one, for qatc and its peers side by side.
 
-    python -m tools.bench.step_time --models resnet18 --batch 16 --size 96 [--compile] [--autocast] [--device cuda]
+    tools/bench/step_time [--tools qatc brevitas] [--models resnet18] [--rounds 9] [--compile] [--device cuda]
 
-Prints the ratio of the medians, and of the peak memory on a GPU.
+Forward, backward and optimizer; 8 bits, weights per channel, BatchNorm with batch statistics; each tool in a process of
+its own, where its steps and the float model's take turns. `saved` is what the forward pass keeps for the backward one.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 from tqdm import tqdm
 
-import qatc
-from tools.models import model_named, randomise
+from tools.bench.peers import TOOLS
 
-Step = Callable[[], None]
+MODELS = ("resnet18", "mobilenet_v2", "tools.bench.networks:vit_small")
+# Of eager steps on a CPU; of compiled ones on resnet18; of what is kept for the backward pass.
+GOALS = {"resnet18": 1.15, "mobilenet_v2": 1.30, "vit_small": 1.12}
+COMPILED_GOAL, SAVED_GOAL = 1.4, 1.25
+_LONGEST = 1800  # seconds that a tool may take for one model
 
 
-def main() -> None:
-    """Measure and print a row per model."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--models", nargs="+", default=["resnet18", "mobilenet_v2"])
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--config", default="w8a8")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--autocast", action="store_true", help="bfloat16")
-    args = parser.parse_args()
-    print(f"torch {torch.__version__}, {args.device}, batch {args.batch} at {args.size}x{args.size}, {args.config}")
-    print(
-        f"{'model':<16}{'mode':<20}{'float ms':>9}{'qat ms':>9}{'ratio':>7}{'float MiB':>11}{'qat MiB':>9}{'ratio':>7}"
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(
+        "tools/bench/step_time", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in args.models:
-        measure(name, args)
+    parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=TOOLS, metavar="TOOL")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), help="as tools/opt takes them")
+    parser.add_argument("--rounds", type=int, default=9, help="steps of each that count (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="a file that each row is added to as JSON, as soon as it is there")
+    args, rest = parser.parse_known_args(argv)
+    rows = []
+    with tqdm(total=len(args.tools) * len(args.models), disable=None) as bar:
+        for model in args.models:
+            for tool in args.tools:
+                bar.set_description(f"{tool} {model}")
+                rows.append(row := measured(tool, model, ["--rounds", str(args.rounds), *rest]))
+                if args.out is not None:
+                    with args.out.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+                bar.update()
+    print("\n".join(table(rows)))
+    return 0
 
 
-def measure(name: str, args: argparse.Namespace) -> None:
-    """Print one model's row."""
-    x = torch.randn(args.batch, 3, args.size, args.size)
-    float_model = randomise(model_named(name), x)
-    qat_model = qatc.prepare(float_model, (x,), config=args.config)
-    qatc.calibrate(qat_model, [x], progress=False)
-    models = {"float": float_model, "qat": qat_model}
-    steps = {label: training_step(model, x, args) for label, model in models.items()}
-    memory = {label: peak_memory(step, args.device) for label, step in steps.items()}
-    times: dict[str, list[float]] = {label: [] for label in steps}
-    for _ in tqdm(range(args.rounds), name, disable=None, leave=False):
-        for label, step in steps.items():
-            times[label].append(timed(step, args.device))
-    ms = {label: 1000 * statistics.median(values) for label, values in times.items()}
-    mode = "+".join([("compiled" if args.compile else "eager"), *(["bf16"] if args.autocast else [])])
-    row = f"{name:<16}{mode:<20}{ms['float']:>9.1f}{ms['qat']:>9.1f}{ms['qat'] / ms['float']:>7.2f}"
-    if memory["float"]:
-        row += f"{memory['float']:>11.0f}{memory['qat']:>9.0f}{memory['qat'] / memory['float']:>7.2f}"
-    print(row, flush=True)
+def measured(tool: str, model: str, options: Sequence[str]) -> dict[str, Any]:
+    """Return what `tools.bench.step_cost` prints for one tool and one model, in a process of its own."""
+    command = [sys.executable, "-P", "-m", "tools.bench.step_cost", tool, model, *options]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LONGEST)
+    except subprocess.TimeoutExpired:
+        return {"tool": tool, "model": model, "error": f"not done after {_LONGEST} s"}
+    if done.returncode == 2:  # an option that it does not know
+        sys.exit(done.stderr)
+    try:
+        row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, json.JSONDecodeError):
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        row = {"tool": tool, "model": model, "error": last}
+    return row
 
 
-def training_step(model: nn.Module, x: Tensor, args: argparse.Namespace) -> Step:
-    """Return a function that does one step: forward, backward, optimizer."""
-    model = model.to(args.device).train()
-    x = x.to(args.device)
-    labels = torch.zeros(len(x), dtype=torch.long, device=args.device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    run = torch.compile(model) if args.compile else model
-    cast = (lambda: torch.autocast(args.device, torch.bfloat16)) if args.autocast else nullcontext
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with cast():
-            loss = F.cross_entropy(run(x), labels)
-        loss.backward()
-        optimizer.step()
-
-    for _ in range(3):
-        step()
-    return step
-
-
-def timed(step: Step, device: str) -> float:
-    """Return the seconds of one step."""
-    synchronize(device)
-    start = time.perf_counter()
-    step()
-    synchronize(device)
-    return time.perf_counter() - start
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line per row, and the goals."""
+    lines = [
+        f"{'model':<16}{'tool':<13}{'float ms':>9}{'QAT ms':>9}{'ratio':>7}{'saved':>7}{'prepare s':>11}"
+        f"{'breaks':>8}  version"
+    ]
+    for row in rows:
+        head = f"{_short(row['model']):<16}{row['tool']:<13}"
+        if "error" in row:
+            lines.append(f"{head}{row['error'].splitlines()[0][:90]}")
+            continue
+        lines.append(
+            f"{head}{row['float_ms']:>9.1f}{row['qat_ms']:>9.1f}{row['ratio']:>7.2f}{row['saved_ratio']:>7.2f}"
+            f"{row['prepare']:>11.1f}{row.get('graph_breaks', ''):>8}  {row['version']}"
+        )
+    goals = ", ".join(f"{model} {goal:.2f}" for model, goal in GOALS.items())
+    return [
+        *lines,
+        f"goals for qatc's ratio: eager {goals}, compiled {COMPILED_GOAL} on resnet18 without a break; "
+        f"saved {SAVED_GOAL}",
+    ]
 
 
-def peak_memory(step: Step, device: str) -> float:
-    """Return the peak memory of a step above what is held before it, in MiB; 0 on a CPU."""
-    if device == "cpu":
-        return 0.0
-    synchronize(device)
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    synchronize(device)
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-
-def synchronize(device: str) -> None:
-    """Wait for the device."""
-    if device != "cpu":
-        torch.cuda.synchronize()
+def _short(model: str) -> str:
+    return model.rpartition(":")[2]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

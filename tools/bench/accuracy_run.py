@@ -1,0 +1,87 @@
+"""Trains one task with one tool, cell by cell and seed by seed, in one process; prints a JSON object for each.
+
+    python -m tools.bench.accuracy_run TASK TOOL FOLDER CELL:SEED ...
+
+The folder holds the float weights. `tools/bench/accuracy` runs this for every tool and prints the table.
+"""
+
+import copy
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tools import measure
+from tools.bench.peers import Tool, Widths, load
+from tools.bench.tasks import BATCH, TASKS, Task, float_model, test_accuracy, train
+
+CELLS = {
+    "w8a8": Widths(8, 8),
+    "w4a4": Widths(4, 4),
+    "w3a3": Widths(3, 3),
+    "w2a4": Widths(2, 4),
+    "w4a4-stem8": Widths(4, 4, stem="stem"),
+    "w8a8-pow2": Widths(8, 8, pow2=True),
+    "w4a4-pow2": Widths(4, 4, pow2=True),
+    "w3a3-pow2": Widths(3, 3, pow2=True),
+    "w2a4-pow2": Widths(2, 4, pow2=True),
+}
+
+
+def main() -> None:
+    """Run what the command line names."""
+    name, tool_name, folder, *jobs = sys.argv[1:]
+    torch.set_num_threads(1)
+    task, tool = TASKS[name](), load(tool_name)
+    for job in jobs:
+        cell, _, seed = job.partition(":")
+        row: dict[str, Any] = {"task": name, "tool": tool_name, "cell": cell, "seed": int(seed)}
+        start = time.process_time()
+        try:
+            row |= result(name, task, tool, cell, int(seed), Path(folder))
+        except Exception as error:  # whatever a tool raises is its result
+            row["error"] = said(error)
+        print(json.dumps(row | {"seconds": round(time.process_time() - start, 1)}), flush=True)
+
+
+def said(error: Exception) -> str:
+    """Return type and message, one line of it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def result(name: str, task: Task, tool: Tool, cell: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Return the accuracies in percent: of the float weights, of the simulation, of the file in ONNX Runtime."""
+    widths = CELLS[cell]
+    if widths.stem is not None:
+        widths = dataclasses.replace(widths, stem=task.stem)
+    start = float_model(name, task, seed, folder)
+    row: dict[str, Any] = {"version": tool.version(), "float": round(test_accuracy(start, task), 2)}
+    torch.manual_seed(seed)
+    model = tool.prepare(copy.deepcopy(start), task.calibration, widths)
+    tool.train(model)
+    train(model, task, task.recipe, tool.groups(model, task.recipe.rate), seed, lambda done: tool.advance(model, done))
+    tool.evaluate(model)
+    row["simulated"] = round(test_accuracy(model, task), 2)
+    try:
+        row["deployed"] = round(deployed(task, tool, model), 2)
+    except Exception as error:
+        row["export_error"] = said(error)
+    return row
+
+
+def deployed(task: Task, tool: Tool, model: torch.nn.Module) -> float:
+    """Return the accuracy of the exported file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        tool.export(model, task.test_images[:BATCH], file)
+        session = measure.session(file)
+        return test_accuracy(lambda images: measure.run(session, images), task)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Brevitas: `preprocess_for_quantize` (folds BatchNorm), `quantize`, `export_onnx_qcdq`."""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from brevitas.export import export_onnx_qcdq
+from brevitas.graph import quantize as bq
+from brevitas.graph.calibrate import calibration_mode
+from brevitas.quant import Int8WeightPerChannelFloat
+from torch import Tensor, nn
+
+from tools.bench.peers import Tool, Unsupported, Widths, run_over
+
+
+class Brevitas(Tool):
+    """Activation scales are learned from percentiles of the calibration; weights' follow the weights."""
+
+    package = "brevitas"
+
+    def prepare(self, model: nn.Module, calibration: Sequence[Tensor], widths: Widths) -> nn.Module:
+        """Fold, insert by its tables with the widths asked for, and calibrate."""
+        if widths.pow2:
+            raise Unsupported("scales that are powers of two")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            folded = bq.preprocess_for_quantize(model.eval(), equalize_iters=0)
+            prepared: nn.Module = bq.quantize(
+                folded,
+                quant_identity_map=_widened(bq.QUANT_IDENTITY_MAP, widths.activations),
+                compute_layer_map=_layers(widths),
+                quant_act_map=_widened(bq.QUANT_ACT_MAP, widths.activations),
+            )
+            if widths.stem is not None:
+                _widen_input(prepared, widths.stem)
+            prepared.eval()
+            with calibration_mode(prepared):
+                run_over(prepared, calibration)
+        return prepared
+
+    def export(self, model: nn.Module, example: Tensor, path: Path) -> None:
+        """Write quantize, clip, dequantize."""
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            export_onnx_qcdq(
+                copy.deepcopy(model),
+                args=(example,),
+                export_path=str(path),
+                opset_version=17,
+                input_names=["x"],
+                dynamo=False,
+            )
+
+
+def _widened(table: dict[type, Any], bits: int) -> dict[type, Any]:
+    return {kind: (made, {**options, "bit_width": bits}) for kind, (made, options) in table.items()}
+
+
+def _layers(widths: Widths) -> dict[type, Any]:
+    given: dict[str, Any] = {
+        "weight_quant": Int8WeightPerChannelFloat,
+        # It calls lambdas, and no other functions.
+        "weight_bit_width": lambda module, name: 8 if name == widths.stem else widths.weights,
+    }
+    if widths.weights == 2:
+        given["weight_narrow_range"] = False  # of its four codes none can be spared
+    composed = (nn.MultiheadAttention, nn.RNN, nn.LSTM)
+    return {
+        kind: entry if entry is None or kind in composed else (entry[0], {**entry[1], **given})
+        for kind, entry in bq.COMPUTE_LAYER_MAP.items()
+    }
+
+
+def _widen_input(prepared: Any, layer: str) -> None:
+    """Quantize what this layer reads to 8 bits; `prepared` is a GraphModule of Brevitas' own."""
+    (call,) = [node for node in prepared.graph.nodes if node.target == layer]
+    (quantizer,) = call.all_input_nodes
+    made, options = bq.QUANT_IDENTITY_MAP["signed"]
+    prepared.set_submodule(quantizer.target, made(**options))
+
+
+TOOL = Brevitas()
