@@ -89,7 +89,7 @@ def prepare(
     if verify and given is not None:
         check_float(model, gm, pipeline, example_inputs, given, train=config.batch_norm not in WITHOUT_BATCH_STATISTICS)
     names = float_names(model, gm)
-    gm.add_module(SCHEDULE, ScheduleState())
+    gm.add_module(SCHEDULE, ScheduleState().train(gm.training))
     _onto_the_models_device(gm)
     remember(gm, PreparedFor(target, config, float_names=names))
     if inputs is not None:

@@ -69,7 +69,7 @@ def test_a_step_is_measured_against_the_float_one() -> None:
     )  # fmt: skip
     row = step_cost.measure(args)
     assert row["ratio"] == pytest.approx(row["qat_ms"] / row["float_ms"], rel=0.05)
-    assert row["saved_ratio"] >= 1
+    assert row["saved_ratio"] > 0.5
 
 
 def test_a_tool_that_fails_is_a_row_of_the_table() -> None:
@@ -111,7 +111,7 @@ def test_qatc_is_asked_for_the_widths_of_the_cell() -> None:
     made = config(Widths(3, 4, stem="conv1", pow2=True))
     assert (made.default.weight_bits, made.default.activation_bits, made.pow2) == (3, 4, True)
     assert [(rule.match, rule.weight_bits, rule.activation_bits) for rule in made.rules] == [("conv1", 8, 8)]
-    assert config(Widths()).default.weight_quantizer == "minmax"
+    assert config(Widths()).default.weight_quantizer == "tracked"
 
 
 def test_a_cost_in_proportion_to_the_nodes_has_the_exponent_one() -> None:

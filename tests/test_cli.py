@@ -77,7 +77,7 @@ class Bad:
     @staticmethod
     def infinite_range(path: Path) -> None:
         model = qatc.load(path)
-        model.get_submodule("x_q").high.fill_(float("inf"))  # type: ignore[operator]
+        model.get_buffer("x_q.recorders.0.averages").fill_(float("inf"))
         qatc.save(model, path)
 
     @staticmethod

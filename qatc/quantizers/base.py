@@ -36,8 +36,9 @@ class Quantizer(nn.Module):
     widths: ClassVar[range] = range(MIN_ACTIVATION_BITS, MAX_BITS + 1)
     transforms: ClassVar[bool] = False  # whether `values` are other than x
     folds_per_channel: ClassVar[bool] = False  # whether a BatchNorm folded into a weight needs a scale per channel
+    always_records: ClassVar[bool] = False
     finite: Tensor
-    recorders: nn.ModuleList  # an estimator per call site while recording; none before and after
+    recorders: nn.ModuleList  # an estimator per call site while recording; none before and after, but for some kinds
 
     def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
         super().__init__()
@@ -251,7 +252,7 @@ class Quantizer(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # A state saved while recording has estimators that a fresh module has not yet, and the other way round.
         saved = any(key.startswith(f"{prefix}recorders.") for key in state_dict)
-        if saved != bool(len(self.recorders)):
+        if saved != bool(len(self.recorders)) and not self.always_records:
             self.recorders = nn.ModuleList(self._estimators_of(state_dict, prefix) if saved else [])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from qatc.grid import Grid
@@ -25,5 +26,7 @@ class Pact(CGPact):
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Return x fake-quantized; its gradient is that of clipping at the grid's ends."""
-        detached = Grid(*(v.detach() for v in grid))
-        return straight_through(self.clamp(x, grid), fake_quantize(x.detach(), detached, self.spec))
+        quantized = fake_quantize(x.detach(), Grid(*(v.detach() for v in grid)), self.spec)
+        # Zero counts as clipped where nothing is below it, as everywhere else.
+        above = x if self.spec.signed or not self.spec.symmetric else torch.relu(x)
+        return straight_through(self.clamp(above, grid), quantized)

@@ -49,6 +49,8 @@ class Fixed(Quantizer):
 class Tracked(Quantizer):
     """The range of what was seen, in recording and in training; the grid covers those of all call sites."""
 
+    always_records: ClassVar[bool] = True
+
     def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
         super().__init__(spec, range_name, sites)
         self.recorders = nn.ModuleList(self.estimators(torch.empty(0)))

@@ -198,6 +198,6 @@ def emit(expression: sympy.Basic, size_node: Callable[[Symbol], fx.Node]) -> Any
         return int(expression)
     if expression.is_number:
         return float(expression)
-    proxies = {symbol: fx.Proxy(size_node(symbol)) for symbol in expression.free_symbols}
+    proxies = {symbol: fx.Proxy(size_node(symbol)) for symbol in sorted(expression.free_symbols, key=str)}
     result = sympy_interp(_Python, proxies, expression)
     return result.node if isinstance(result, fx.Proxy) else result

@@ -245,8 +245,14 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
 def test_dumps_of_the_lowering(tmp_path: Path) -> None:
     qatc.lower(calibrated("onnxruntime", "w8a8"), tmp_path / "m.onnx", dump_dir=tmp_path / "dumps")
     names = sorted(p.name for p in (tmp_path / "dumps").iterdir())
-    assert names == ["00-trace.txt", "06-drop-inactive.txt", "08-lower-modules.txt", "99-onnx.txt"]
-    assert "LoweredLayer" in (tmp_path / "dumps" / "08-lower-modules.txt").read_text()
+    assert names == [
+        "00-trace.txt",
+        "06-drop-inactive.txt",
+        "07-take-clips-back.txt",
+        "09-lower-modules.txt",
+        "99-onnx.txt",
+    ]
+    assert "LoweredLayer" in (tmp_path / "dumps" / "09-lower-modules.txt").read_text()
 
 
 def test_a_constant_may_have_the_name_of_a_step() -> None:

@@ -34,7 +34,7 @@ class RoundToSixteenths(torch.autograd.Function):
 
 
 class Sixteenths(nn.Module):
-    enabled = True
+    enabled = acts = True
     follows_channels = False
 
     def forward(self, x: Tensor, **_: Any) -> Any:
