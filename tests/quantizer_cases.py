@@ -17,7 +17,7 @@ from qatc.quantizers import (
 from qatc.spec import QuantSpec
 from tests.models import images
 
-# What the targets ask for; every spec at 4 and 8 bits, the first of them at every width.
+# What the targets ask for; every spec at 4 and 8 bits, the first of them at other widths.
 ACTIVATION_SPECS = {
     "unsigned, asymmetric": QuantSpec(signed=False, symmetric=False),
     "signed": QuantSpec(),
@@ -58,7 +58,7 @@ def for_width(table: Mapping[str, type[Quantizer]], bits: int) -> list[str]:
 
 def cases() -> Iterator[tuple[str, Quantizer, Tensor]]:
     """Yield every quantizer with every spec and width it is for, with values that it was calibrated on."""
-    for bits in range(1, 9):
+    for bits in (1, 2, 3, 4, 6, 8):
         few = None if bits in (4, 8) else 2
         x, w = images(512, seed=bits) + 0.3, images(6, 4, 3, 3, seed=bits)
         for name in for_width(ACTIVATION_QUANTIZERS, bits):

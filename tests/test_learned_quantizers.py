@@ -244,3 +244,11 @@ def test_pact_of_a_signed_grid_clips_on_both_sides() -> None:
     # The lowest code lies a step below -alpha.
     slope = (x > alpha).float() - (x < -alpha * 8 / 7).float() * 8 / 7
     torch.testing.assert_close(quantizer.high.grad, (g * slope).sum().view(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("made", [Pact, CGPact])
+def test_zero_counts_as_clipped_where_nothing_is_below_it(made: type[LearnedRange]) -> None:
+    x = torch.tensor([-1.0, 0.0, 0.5]).requires_grad_()
+    began(made, UNSIGNED, 0.0, 1.2)(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 0.0, 1.0]

@@ -21,9 +21,9 @@ class TrimmedAverage(RangeEstimator):
     """clips <- (1 - f) clips + f new, f = max(1 / n, 0.001) for the n-th batch: a mean, then a moving average.
 
     `new` are the ends of a histogram of 256 bins over the batch without the bins at either side that together hold
-    less than 0.01 % of it. Images with one range are thinned first, by taking every second row and column (TI edgeai-torchmodelopt v1,
-    `PACT2`). Where the original begins at random, this one goes through the four places in turn, so that a run that is
-    resumed sees the same; the original forgets the first batch at the second.
+    less than 0.01 % of it. Images with one range are thinned first, by taking every second row and column (TI
+    edgeai-torchmodelopt v1, `PACT2`). Where the original begins at random, this one goes through the four places in
+    turn, so that a run that is resumed sees the same; the original forgets the first batch at the second.
     """
 
     cheap: ClassVar[bool] = True
