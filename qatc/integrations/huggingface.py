@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer: calibrate, freeze and save around its own loop."""
+"""Hugging Face's Trainer: calibrate, step the schedule and save around its own loop."""
 
 import os
 from collections.abc import Iterable
@@ -11,8 +11,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 import qatc
 from qatc.errors import QatcError
 from qatc.float_state import unwrapped
-from qatc.integrations.progress import Freezing, calibrated
+from qatc.integrations.progress import DEFAULT, calibrated, follow, started
 from qatc.prepared import PreparedModel
+from qatc.schedule import Schedule
 
 
 class QATCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
@@ -24,8 +25,7 @@ class QATCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not
     loader.
 
     Args:
-        freeze_bn: the share of the optimizer's steps after which BatchNorm statistics stop moving.
-        freeze_ranges: likewise the ranges of activations.
+        schedule: when the run records, quantizes and freezes, in steps of the optimizer.
         calibration_batches: how many batches to record.
         batches: what to record instead of the training loader's batches, as `qatc.calibrate` takes them.
         save: where rank 0 writes the model when training ends (`qatc.save`).
@@ -38,32 +38,33 @@ class QATCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not
     def __init__(
         self,
         *,
-        freeze_bn: float = 0.6,
-        freeze_ranges: float = 0.8,
+        schedule: Schedule = DEFAULT,
         calibration_batches: int = 16,
         batches: Iterable[Any] | None = None,
         save: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.freezing, self.calibration_batches = Freezing(freeze_bn, freeze_ranges), calibration_batches
+        self.schedule, self.calibration_batches = schedule, calibration_batches
         self.batches, self.save = batches, save
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Record ranges where none are known."""
+        """Record ranges where none are known, and start the schedule, or go on with it."""
         if not isinstance(unwrapped(given["model"]), PreparedModel):
             raise QatcError(
                 f"the Trainer's model is a {type(given['model']).__name__}, not a prepared one",
                 remedy="build the Trainer with qatc.prepare(model, example_inputs)",
             )
         batches = given["train_dataloader"] if self.batches is None else self.batches
-        calibrated(given["model"], islice(batches, self.calibration_batches))
+        calibrated(given["model"], islice(batches, self.calibration_batches), self.schedule)
+        epochs = round(args.num_train_epochs)
+        self.running = started(self.schedule, given["model"], given["optimizer"], state.max_steps, epochs)
 
-    def on_step_begin(
+    def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **given: Any
     ) -> None:
-        """Freeze what the share of steps done asks for."""
-        self.freezing.follow(model, state.global_step / state.max_steps)
+        """Step the schedule."""
+        follow(self.running, state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **given: Any

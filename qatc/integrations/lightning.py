@@ -1,4 +1,4 @@
-"""Lightning: prepare, calibrate, freeze and save around a Trainer's own loop."""
+"""Lightning: prepare, calibrate, step the schedule and save around a Trainer's own loop."""
 
 import os
 from collections.abc import Iterable
@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 import qatc
-from qatc.integrations.progress import Freezing, calibrated
+from qatc.integrations.progress import DEFAULT, calibrated, follow, started
 from qatc.prepared import PreparedModel
+from qatc.schedule import Schedule
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -26,8 +27,7 @@ class QATCallback(Callback):  # type: ignore[misc]  # Lightning is not typed her
 
     Args:
         attribute: the network's name in the LightningModule.
-        freeze_bn: the share of the optimizer's steps after which BatchNorm statistics stop moving.
-        freeze_ranges: likewise the ranges of activations.
+        schedule: when the run records, quantizes and freezes, in steps of the (first) optimizer.
         calibration_batches: how many batches to record.
         batches: what to record instead of the training loader's batches, as `qatc.calibrate` takes them.
         save: where rank 0 writes the model when training ends (`qatc.save`).
@@ -39,19 +39,14 @@ class QATCallback(Callback):  # type: ignore[misc]  # Lightning is not typed her
         self,
         attribute: str = "model",
         *,
-        freeze_bn: float = 0.6,
-        freeze_ranges: float = 0.8,
+        schedule: Schedule = DEFAULT,
         calibration_batches: int = 16,
         batches: Iterable[Any] | None = None,
         save: str | os.PathLike[str] | None = None,
         **prepare: Any,
     ) -> None:
         self.attribute, self.batches, self.save = attribute, batches, save
-        self.freezing, self.calibration_batches, self.prepare = (
-            Freezing(freeze_bn, freeze_ranges),
-            calibration_batches,
-            prepare,
-        )
+        self.schedule, self.calibration_batches, self.prepare = schedule, calibration_batches, prepare
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the prepared network in the float one's place."""
@@ -60,14 +55,18 @@ class QATCallback(Callback):  # type: ignore[misc]  # Lightning is not typed her
             setattr(pl_module, self.attribute, qatc.prepare(network, **self.prepare))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record ranges where none are known."""
+        """Record ranges where none are known, and start the schedule, or go on with it."""
+        network = getattr(pl_module, self.attribute)
         batches = trainer.train_dataloader if self.batches is None else self.batches
-        calibrated(getattr(pl_module, self.attribute), islice(batches, self.calibration_batches))
+        calibrated(network, islice(batches, self.calibration_batches), self.schedule)
+        steps, epochs = int(trainer.estimated_stepping_batches), trainer.max_epochs or 1
+        self.running = started(self.schedule, network, trainer.optimizers[0], steps, epochs)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Freeze what the share of steps done asks for."""
-        done = trainer.global_step / trainer.estimated_stepping_batches
-        self.freezing.follow(getattr(pl_module, self.attribute), done)
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Step the schedule where the optimizer made a step."""
+        follow(self.running, trainer.global_step // len(trainer.optimizers))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""

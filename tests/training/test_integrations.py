@@ -84,7 +84,12 @@ def test_lightning_prepares_calibrates_freezes_and_saves(lightning: Any, tmp_pat
     seen: list[tuple[bool, bool]] = []
     loader, path = DataLoader(data(), 4), tmp_path / "model.pt"
     module = task(lightning, randomise(Net()), seen)
-    callback = QATCallback(example_inputs=images(), config="w8a8-pow2", freeze_bn=0.5, freeze_ranges=0.75, save=path)
+    callback = QATCallback(
+        example_inputs=images(),
+        config="w8a8-pow2",
+        schedule=qatc.Schedule(freeze_bn=0.5, freeze_ranges=0.75),
+        save=path,
+    )
     trainer(lightning, tmp_path, 2, callback).fit(module, loader, loader)
     assert seen == [(False, False)] * 4 + [(True, False)] * 2 + [(True, True)] * 2
     assert isinstance(module.model, PreparedModel)
@@ -97,7 +102,7 @@ def test_lightning_resumes_with_the_ranges_of_the_checkpoint(lightning: Any, tmp
 
     loader = DataLoader(data(), 4)
     whole, half, resumed = (task(lightning, randomise(Net()), []) for _ in range(3))
-    given: dict[str, Any] = {"example_inputs": images(), "freeze_bn": 1.0, "freeze_ranges": 1.0}
+    given: dict[str, Any] = {"example_inputs": images(), "schedule": qatc.Schedule(freeze_bn=3, freeze_ranges=4)}
     trainer(lightning, tmp_path, 2, QATCallback(**given)).fit(whole, loader)
     first = trainer(lightning, tmp_path, 1, QATCallback(**given))
     first.fit(half, loader)
@@ -129,7 +134,7 @@ def test_the_hugging_face_trainer_calibrates_freezes_and_saves(bf16: bool, tmp_p
     gm = qatc.prepare(randomise(Net()), {"x": images()})
     gm.register_forward_pre_hook(lambda model, _: seen.append(frozen(model)) if model.training else None)
     path = tmp_path / "model.pt"
-    callback = QATCallback(freeze_bn=0.5, freeze_ranges=0.75, save=path)
+    callback = QATCallback(schedule=qatc.Schedule(freeze_bn=0.5, freeze_ranges=0.75), save=path)
     hugging_face(gm, tmp_path, callback, bf16=bf16).train()
     assert seen == [(False, False)] * 4 + [(True, False)] * 2 + [(True, True)] * 2
     saved, out = qatc.load(path), evaluated(gm, [images(seed=3)])
