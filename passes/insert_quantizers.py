@@ -13,6 +13,7 @@ from qatc import ir
 from qatc.calls import may_be_tensor
 from qatc.config import Layer, LayerConfig, QConfig
 from qatc.constants import constants
+from qatc.errors import ConfigError
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
 from qatc.masks import masks
 from qatc.modules.batch_norms import GivenBatchNorm
@@ -230,6 +231,12 @@ class _Placement:
         spec = QuantSpec(config.weight_bits, axis=axis, narrow=self.target.weight.narrow)
         weight = weight_to_quantize(self.gm, node, module, axis)
         quantizer = weight_quantizer(config.weight_quantizer, spec, weight, config.weight_range)
+        if quantizer.folds_per_channel and axis is None and node.kwargs.get("bn") is not None:
+            raise ConfigError(
+                f"weight quantizer {config.weight_quantizer!r} in front of a BatchNorm needs a scale per channel",
+                where=f"{path} ({ir.source_of(node).location})",
+                remedy="set per_channel=True for this layer, or another weight_quantizer",
+            )
         module.weight_quantizer = quantizer.train(self.gm.training)
         ir.set_module(self.gm, path, module)
         source = ir.grid_source(node.args[0])

@@ -12,7 +12,8 @@ BATCH_NORM_MODES = ("batch", "two-convolutions", "straight-through", "frozen", "
 # In these, training uses no batch statistics: evaluated alone are they the float model.
 WITHOUT_BATCH_STATISTICS = ("frozen", "folded")
 MAX_BITS = 8
-MIN_BITS = 2
+MIN_BITS = 1
+MIN_ACTIVATION_BITS = 2
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class QuantSpec:
     `symmetric` fixes the zero point at 0. `axis` is the channel axis with a scale per channel, or None for one scale.
     `narrow` drops the lowest code, so that the grid of a signed tensor is mirror-symmetric. `pow2` rounds scales to a
     power of two, up (the range is covered) or down (the grid stays inside it). `upper` is the value that the producer
-    clips at (ReLU6: 6): the grid never reaches beyond it, since runtimes fuse a clip only if it is redundant.
+    clips at (ReLU6: 6): the grid never reaches beyond it, since runtimes fuse a clip only if it is redundant. Of 1 bit
+    the signed codes are -1 and 1.
     """
 
     bits: int = 8
@@ -42,12 +44,14 @@ class QuantSpec:
     @property
     def qmin(self) -> int:
         """The lowest code."""
+        if self.signed and self.bits == 1:
+            return -1
         return int(self.narrow) - (1 << (self.bits - 1)) if self.signed else 0
 
     @property
     def qmax(self) -> int:
         """The highest code."""
-        return (1 << (self.bits - self.signed)) - 1
+        return (1 << (self.bits - self.signed)) - 1 if self.bits > 1 else 1
 
     @property
     def dtype(self) -> torch.dtype:

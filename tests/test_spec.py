@@ -19,6 +19,7 @@ def test_a_narrow_grid_is_signed_and_symmetric() -> None:
         (QuantSpec(narrow=True, axis=0), "s8/ch0", -127, 127, torch.int8),
         (QuantSpec(signed=False), "u8", 0, 255, torch.uint8),
         (QuantSpec(4, signed=False, symmetric=False), "u4/asym", 0, 15, torch.uint8),
+        (QuantSpec(1, axis=0, narrow=True), "s1/ch0", -1, 1, torch.int8),
         (QuantSpec(2, pow2="up"), "s2/pow2", -2, 1, torch.int8),
         (QuantSpec(3, signed=False, pow2="down", upper=6.0), "u3/pow2-down", 0, 7, torch.uint8),
     ],

@@ -69,6 +69,27 @@ FOUNDERS: dict[str, QConfig] = {
             per_channel=False,  # per_channel_quantization: False
         ),
     ),
+    # aimet-torch, quant_scheme=training_range_learning_with_tf_init (its name until 2.42).
+    "aimet-range-learning": QConfig(
+        LayerConfig(
+            weight_bits=8,  # default_param_bw=8
+            activation_bits=8,  # default_output_bw=8
+            weight_quantizer="learned_range",  # min and max are parameters, for weights too
+            activation_quantizer="learned_range",
+            activation_range="minmax",  # tf_init: begun with the least and greatest value seen
+            per_channel=False,  # per_channel_quantization: False
+        ),
+    ),
+    # N2D2 ccce8ba, QWeight=SAT and QAct=SAT.
+    "n2d2-sat": QConfig(
+        LayerConfig(
+            weight_bits=8,  # QWeight.Range=255
+            activation_bits=8,  # QAct.Range=255
+            weight_quantizer="sat",  # QuantMode=Symmetric; Default has no code for zero, so no integer form
+            activation_quantizer="cg_pact",  # Alpha is 1, 6 or 8 by code and documentation: here from what was recorded
+        ),
+        schedule=Schedule(clamp=0.5),  # a run without ApplyQuantization, then as long a one with it
+    ),
     # N2D2 ccce8ba, QWeight=LSQ and QAct=LSQ.
     "n2d2-lsq": QConfig(
         LayerConfig(
@@ -77,6 +98,23 @@ FOUNDERS: dict[str, QConfig] = {
             weight_quantizer="lsq",  # s0 = 2 * mean|w| / sqrt(Qp)
             activation_quantizer="lsq",
             per_channel=False,  # one step size a layer
+        ),
+    ),
+    # TI edgeai-torchmodelopt v1 (edgeai-tensorlab f272548), QuantTrainModule.
+    "ti-pact2": QConfig(
+        LayerConfig(
+            weight_bits=8,  # bitwidth_weights=8
+            activation_bits=8,  # bitwidth_activations=8
+            weight_quantizer="tracked",  # ceil2(max|w|) of the folded weight, at each step
+            activation_quantizer="tracked",
+            activation_range="trimmed_average",  # histogram_range=True, range_shrink_activations=0.01 percent
+            per_channel=False,  # per_channel_q=False
+        ),
+        pow2=True,  # power2_weight_range, power2_activation_range
+        batch_norm="straight-through",  # values of the quantized block, gradient of the float one
+        schedule=Schedule(
+            freeze_bn="50 % - 1 epoch",  # from total_epochs / 2 - 1 on
+            freeze_ranges="50 % + 1 epoch",  # from total_epochs / 2 + 1 on
         ),
     ),
 }

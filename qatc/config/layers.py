@@ -11,9 +11,10 @@ from qatc.config.values import Values, check_settings, names_of, setting
 from qatc.errors import ConfigError
 from qatc.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS
 from qatc.ranges import RANGE_ESTIMATORS, range_estimator
-from qatc.spec import MAX_BITS, MIN_BITS, QuantSpec
+from qatc.spec import MAX_BITS, MIN_ACTIVATION_BITS, MIN_BITS, QuantSpec
 
 _WIDTHS = Values(lambda: f"{MIN_BITS} to {MAX_BITS}", lambda bits: QuantSpec(bits=bits))
+_ACTIVATION_WIDTHS = Values(lambda: f"{MIN_ACTIVATION_BITS} to {MAX_BITS}", lambda bits: _check_activation_bits(bits))
 _RANGES = Values(
     lambda: ", ".join(f"`{name}`" for name in RANGE_ESTIMATORS) + "; with a number: `percentile:99.9`",
     lambda name: range_estimator(name, QuantSpec()),
@@ -25,7 +26,7 @@ class LayerConfig:
     """What is asked of one layer; `activation_bits` is the width of the tensors that it reads."""
 
     weight_bits: int = setting(8, "Width of the weights.", _WIDTHS)
-    activation_bits: int = setting(8, "Width of the tensors that the layer reads.", _WIDTHS)
+    activation_bits: int = setting(8, "Width of the tensors that the layer reads.", _ACTIVATION_WIDTHS)
     weight_quantizer: str = setting(
         "tracked", "How weights are quantized.", names_of("weight quantizer", lambda: WEIGHT_QUANTIZERS)
     )
@@ -95,6 +96,11 @@ class Rule:
                 return isinstance(layer.module, kind)
             case predicate:
                 return predicate(layer.name, layer.module)
+
+
+def _check_activation_bits(bits: int) -> None:
+    if not MIN_ACTIVATION_BITS <= bits <= MAX_BITS:
+        raise ConfigError(f"{bits} bits asked for", remedy=f"choose {MIN_ACTIVATION_BITS} to {MAX_BITS}")
 
 
 def _check_pattern(pattern: str) -> None:

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from qatc.grid import codes
 from qatc.modules.fused import Folded, Fused
 from qatc.quantizers import Quantizer
 from qatc.spec import QuantSpec
@@ -26,7 +25,7 @@ def weights_of(layer: Fused, folded: Folded, grid: Quantizer | None) -> Weights:
     assert quantizer is not None
     floor = layer.least_scale(folded.bias, grid)
     weight_grid = quantizer.checked_grid(folded.weight, folded.gain, floor)
-    code = codes(folded.weight.detach(), weight_grid, quantizer.spec)
+    code = quantizer.codes_on(weight_grid, folded.weight, folded.gain)
     bias = None if folded.bias is None else folded.bias.detach()
     step = None if grid is None or bias is None else layer.bias_step(folded.weight, folded.gain, floor, grid)
     return Weights(code, weight_grid.scale, quantizer.spec, bias, step)

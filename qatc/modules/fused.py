@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qatc.compiled import as_it_is_now
 from qatc.errors import QatcError
-from qatc.grid import BIAS_CODES, codes, per_channel
+from qatc.grid import BIAS_CODES, per_channel
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, StaysInEval
 from qatc.modules.bn_modes import DEFAULT, train
 from qatc.modules.clips import is_left
@@ -185,11 +185,11 @@ class Fused(nn.Module):
         """
         weight, bias, gain = folded
         assert self.weight_quantizer is not None
-        spec = self.weight_quantizer.spec
         weight_grid = self.weight_quantizer.grid(weight, gain, self.least_scale(bias, grid))
+        code = self.weight_quantizer.codes_on(weight_grid, weight, gain)
         scale = self.input_scale(grid)
         with torch.autocast(x.device.type, enabled=False):
-            total = self.compute(torch.round(x.float() / scale), codes(weight, weight_grid, spec), None, output_size)
+            total = self.compute(torch.round(x.float() / scale), code, None, output_size)
         step = weight_grid.scale * scale
         if bias is not None:
             total = total + per_channel(bias_codes(bias, step), total, self.output_axis)

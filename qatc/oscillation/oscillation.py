@@ -135,11 +135,13 @@ class _Codes:
     def __init__(self, layer: Layer) -> None:
         module, quantizer = layer.module, layer.module.weight_quantizer
         assert quantizer is not None
-        self.weight, _, gain = layer.folded()
+        folded, _, gain = layer.folded()
         spec = quantizer.spec
         with torch.no_grad():
+            grid = quantizer.grid(folded.detach(), gain, None)
+        self.weight = quantizer.values(folded, grid, gain)
+        with torch.no_grad():
             plain = self.weight.detach()
-            grid = quantizer.grid(plain, gain, None)
             code = codes(plain, grid, spec)
             self.quantized = dequantize(code, grid, spec)
             self.low, self.high = (

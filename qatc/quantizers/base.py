@@ -13,7 +13,7 @@ from qatc.grid import Grid, codes, per_channel
 from qatc.quantizers.fake_quantize import fake_quantize
 from qatc.ranges import Range, RangeEstimator, range_estimator
 from qatc.ranks import Join, join
-from qatc.spec import QuantSpec
+from qatc.spec import MAX_BITS, MIN_ACTIVATION_BITS, QuantSpec
 
 # What a quantizer does in training, stage by stage of a schedule: nothing; collect ranges; let them follow the data;
 # clamp values to them; quantize. Before the last two values pass through as they are, in evaluation too.
@@ -33,6 +33,9 @@ class Quantizer(nn.Module):
     """
 
     default_range: ClassVar[str] = "moving_average"
+    widths: ClassVar[range] = range(MIN_ACTIVATION_BITS, MAX_BITS + 1)
+    transforms: ClassVar[bool] = False  # whether `values` are other than x
+    folds_per_channel: ClassVar[bool] = False  # whether a BatchNorm folded into a weight needs a scale per channel
     always_records: ClassVar[bool] = False
     finite: Tensor
     recorders: nn.ModuleList  # an estimator per call site while recording; none before and after, but for some kinds
@@ -66,6 +69,8 @@ class Quantizer(nn.Module):
         if self.recording or (self.training and self.stage == "record"):
             if not recomputing():
                 self.record(x.detach(), site)
+            if self.transforms and self.acts:
+                return self.values(x, self.grid(x.detach(), gain, floor), gain)
             return self.passed(x)
         if self.moves and self.stage != "float" and not recomputing():
             self.observe(x.detach(), site)
@@ -76,6 +81,8 @@ class Quantizer(nn.Module):
         if not self.ready:
             return x
         grid = Grid(*map(as_it_is_now, self.grid(x.detach(), gain, floor)))
+        if self.transforms:
+            x = self.values(x, grid, gain)
         return self.clamp(x, grid) if self.stage == "clamp" else self.quantize(x, grid)
 
     @property
@@ -118,7 +125,15 @@ class Quantizer(nn.Module):
 
     def codes(self, x: Tensor, gain: Tensor | None = None, floor: Tensor | None = None) -> Tensor:
         """Return the integer codes of x, as float32."""
-        return codes(x, self.checked_grid(x, gain, floor), self.spec)
+        return self.codes_on(self.checked_grid(x, gain, floor), x, gain)
+
+    def codes_on(self, grid: Grid, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """Return the integer codes of x on a grid that `grid` gave for it, as float32."""
+        return codes(self.values(x.detach(), grid, gain), grid, self.spec)
+
+    def values(self, x: Tensor, grid: Grid, gain: Tensor | None) -> Tensor:
+        """Return what is put on the grid: x, but for quantizers that make something else of it first."""
+        return x
 
     @property
     def moves(self) -> bool:

@@ -40,8 +40,12 @@ class _Learned(Quantizer):
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Return x fake-quantized; the step learns."""
+        return fake_quantize_learned(x, grid, self.spec, self.gradient_scale(x, grid))
+
+    def gradient_scale(self, x: Tensor, grid: Grid) -> float:
+        """Return 1 / sqrt(n * qmax)."""
         values = x.numel() / grid.scale.numel()
-        return fake_quantize_learned(x, grid, self.spec, 1.0 / math.sqrt(values * self.spec.qmax))
+        return 1.0 / math.sqrt(values * self.spec.qmax)
 
     def _set_scale(self, scale: Tensor) -> None:
         with torch.no_grad():

@@ -8,11 +8,14 @@ from qatc.ranges.histogram import Histogram
 from qatc.ranges.least_error import MSE, SQNR
 from qatc.ranges.magnitude import MeanMagnitude
 from qatc.ranges.percentile import Percentile
+from qatc.ranges.three_sigma import ThreeSigma
+from qatc.ranges.trimmed import TrimmedAverage
 from qatc.spec import QuantSpec
 
 RANGE_ESTIMATORS: dict[str, type[RangeEstimator]] = {
     "minmax": MinMax, "absmax": AbsMax, "moving_average": MovingAverage, "percentile": Percentile, "mse": MSE,
-    "sqnr": SQNR, "kl": KL, "mean_magnitude": MeanMagnitude,
+    "sqnr": SQNR, "kl": KL, "mean_magnitude": MeanMagnitude, "three_sigma": ThreeSigma,
+    "trimmed_average": TrimmedAverage,
 }  # fmt: skip
 
 
@@ -40,5 +43,6 @@ def range_estimator(name: str, spec: QuantSpec, channels: int = 1) -> RangeEstim
 
 __all__ = [
     "KL", "MSE", "RANGE_ESTIMATORS", "SQNR", "AbsMax", "Histogram", "MeanMagnitude", "MinMax", "MovingAverage",
-    "Percentile", "Range", "RangeEstimator", "range_estimator",
+    "Percentile", "Range", "RangeEstimator", "ThreeSigma", "TrimmedAverage",
+    "range_estimator",
 ]  # fmt: skip

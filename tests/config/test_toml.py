@@ -97,7 +97,7 @@ def test_a_predicate_is_code_and_not_written() -> None:
             snapshot("""\
 12 bits asked for
   at: qat.toml:2, default.weight_bits
-  try: choose 2 to 8\
+  try: choose 1 to 8\
 """),
         ),
         (
@@ -105,7 +105,7 @@ def test_a_predicate_is_code_and_not_written() -> None:
             snapshot("""\
 weight_bits is '8', not a whole number
   at: qat.toml:2, default.weight_bits
-  try: it may be: 2 to 8\
+  try: it may be: 1 to 8\
 """),
         ),
         (
@@ -120,7 +120,7 @@ quantize is 1, not true or false
             snapshot("""\
 unknown weight quantizer 'lsqq'
   at: qat.toml:2, default.weight_quantizer
-  try: did you mean 'lsq'? there are: tracked, fixed, lsq\
+  try: did you mean 'lsq'? there are: tracked, fixed, lsq, lsq_plus, learned_range, sat, ternary, binary\
 """),
         ),
         (
