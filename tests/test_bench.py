@@ -41,7 +41,9 @@ class Remembers(nn.Module):
 
 def test_the_order_of_the_data_follows_the_seed_and_nothing_else() -> None:
     images, labels = torch.randn(20, 1, 32, 32), torch.arange(20) % 2
-    task = Task(Remembers, "fc", images, labels, images, labels, Recipe(1, 0.1, 4), Recipe(4, 0.1, 4))
+    task = Task(
+        Remembers, "fc", images, labels, images, labels, Recipe(1, 0.1, 4), Recipe(4, 0.1, 4), Recipe(1, 0.1, 4)
+    )
     runs = []
     for seed, elsewhere in ((0, 1), (0, 2), (5, 1)):
         torch.manual_seed(elsewhere)
@@ -100,7 +102,7 @@ def test_one_job_is_trained_lowered_and_run(tmp_path: Path) -> None:
     images, labels = torch.rand(64, 1, 32, 32), torch.arange(64) % 10
     task = Task(
         LeNet, "conv1", images, labels, images[:50], labels[:50],
-        Recipe(1, 1e-3, 16), Recipe(1, 1e-3, 16),
+        *[Recipe(1, 1e-3, 16)] * 3,
     )  # fmt: skip
     row = accuracy_run.result("digits", task, load("qatc"), "w4a4-stem8", 0, tmp_path)
     assert row["deployed"] == row["simulated"]

@@ -64,7 +64,8 @@ def result(name: str, task: Task, tool: Tool, cell: str, seed: int, folder: Path
     torch.manual_seed(seed)
     model = tool.prepare(copy.deepcopy(start), task.calibration, widths)
     tool.train(model)
-    train(model, task, task.recipe, tool.groups(model, task.recipe.rate), seed, lambda done: tool.advance(model, done))
+    recipe = task.gentle if min(widths.weights, widths.activations) == 8 else task.recipe
+    train(model, task, recipe, tool.groups(model, recipe.rate), seed, lambda done: tool.advance(model, done))
     tool.evaluate(model)
     row["simulated"] = round(test_accuracy(model, task), 2)
     try:

@@ -25,12 +25,14 @@ class Aimet(Tool):
 
     package = "aimet-torch"
     _sim: QuantizationSimModel
+    _narrow = False
 
     def prepare(self, model: nn.Module, calibration: Sequence[Tensor], widths: Widths) -> nn.Module:
         """Prepare, fold, insert, and compute encodings."""
         if widths.pow2:
             raise Unsupported("scales that are powers of two")
         logging.disable(logging.WARNING)
+        self._narrow = not widths.full
         example = calibration[0]
         config = Path(aimet_torch.__file__).parent / "common/quantsim_config/default_config_per_channel.json"
         with warnings.catch_warnings():
@@ -65,7 +67,7 @@ class Aimet(Tool):
                 (example,),
                 str(path),
                 input_names=["x"],
-                opset_version=17,
+                opset_version=21 if self._narrow else 17,  # the first with types of 4 bits
                 dynamo=False,
                 prequantize_constants=True,
                 export_int32_bias=True,
