@@ -77,7 +77,19 @@ def test_lsq_begins_with_the_papers_step() -> None:
     x = images(4, 100)
     expected = 2 * x.abs().mean() / math.sqrt(7)
     torch.testing.assert_close(calibrated("lsq", QuantSpec(4), *x).checked_grid(x).scale, expected)
-    torch.testing.assert_close(weight_quantizer("lsq", QuantSpec(4), x).checked_grid(x).scale, expected)
+    weights = weight_quantizer("lsq", QuantSpec(4), x, "mean_magnitude")
+    torch.testing.assert_close(weights.checked_grid(x).scale, expected)
+
+
+def test_a_learned_step_of_a_weight_begins_with_the_least_error() -> None:
+    w = images(3, 200)
+    scale = weight_quantizer("lsq", QuantSpec(4, axis=0), w).checked_grid(w).scale.view(3, 1)
+
+    def error(steps: Tensor) -> Tensor:
+        return ((w / steps).round().clamp(-8, 7) * steps - w).square().sum(1)
+
+    best = torch.stack([error(scale * k / 20) for k in range(10, 40)]).amin(0)
+    assert bool((error(scale) <= best * 1.02).all())  # it looks at the middles of bins
 
 
 @every_activation

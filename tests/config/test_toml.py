@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 from torch import nn
@@ -19,6 +19,7 @@ from tests.models import ResidualIdentity, images, randomise
 
 
 @given(configs())
+@settings(deadline=None)
 def test_what_is_written_reads_back(config: QConfig) -> None:
     text = config.to_toml()
     assert QConfig.parse(text) == config

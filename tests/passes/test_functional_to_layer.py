@@ -7,6 +7,7 @@ from qatc import ir
 from qatc.config import LayerConfig, QConfig, Rule
 from qatc.constants import value_of
 from qatc.passes import DedupModules, FunctionalToLayer, FunctionalToModule, FuseConvBnAct
+from qatc.quantizers import WeightLSQ
 from qatc.trace import trace
 from tests.check_pass import check_pass
 from tests.given_weights import Conditional, FunctionalOnly, Packed, Parametrized, StandardisedBlock, Tied
@@ -169,8 +170,9 @@ def test_a_learned_step_begins_from_the_computed_weight() -> None:
     gm = placed(StandardisedBlock(), config=QConfig(LayerConfig(weight_quantizer="lsq")))
     node = next(n for n in gm.graph.nodes if ir.given_tensors(n))
     weight = value_of(gm, ir.given_tensors(node)["weight"])
-    step = gm.get_submodule(f"{node.target}.weight_quantizer").step()  # type: ignore[operator]
-    torch.testing.assert_close(step, 2 * weight.abs().mean((1, 2, 3)) / 127**0.5)
+    quantizer = gm.get_submodule(f"{node.target}.weight_quantizer")
+    assert isinstance(quantizer, WeightLSQ)
+    assert torch.equal(quantizer.step(), WeightLSQ.of(quantizer.spec, weight).step())
 
 
 def test_a_rule_calls_the_layer_by_the_name_of_the_module_that_the_function_is_in() -> None:

@@ -12,6 +12,7 @@ from qatc.errors import ConfigError
 from qatc.layers import layers_of, output_ranges
 from qatc.modules.fused import Fused
 from qatc.ptq.equalize import scales
+from qatc.quantizers import weight_quantizer
 from tests.check_pass import close, evaluated, trained
 from tests.models import Classifier, ResidualIdentity, SharedBatchNorm, SharedConv, conv, images, randomise
 from tests.prepared import every_target, specs
@@ -193,9 +194,8 @@ def test_what_was_recorded_of_scaled_tensors_is_forgotten_and_learned_steps_begi
     assert isinstance(module, Fused)
     quantizer = module.weight_quantizer
     assert quantizer is not None
-    # LSQ's first step, 2 mean|w| / sqrt(7)
-    step = 2 * module.weight.abs().mean((1, 2, 3)) / quantizer.spec.qmax**0.5
-    torch.testing.assert_close(quantizer.grid(module.weight, None, None).scale, step)
+    fresh = weight_quantizer("lsq", quantizer.spec, module.weight)
+    assert torch.equal(quantizer.checked_grid(module.weight).scale, fresh.checked_grid(module.weight).scale)
 
 
 def test_the_report_of_what_was_done() -> None:
