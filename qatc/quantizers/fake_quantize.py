@@ -1,16 +1,12 @@
-"""Quantize and dequantize in one differentiable step.
-
-Both functions divide by the scale as ONNX does; `torch.fake_quantize_*` multiplies by the reciprocal, which moves up to
-17 % of the codes of inputs that lie on a half-step grid.
-"""
+"""Quantize and dequantize in one differentiable step."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from qatc.grid import Grid, per_channel
-from qatc.quantizers.blocks import in_blocks, pass_unclipped, quantize_blocks
+from qatc.grid import Grid
+from qatc.quantizers import kernels
 from qatc.spec import QuantSpec
 
 
@@ -18,75 +14,52 @@ class _Masked(torch.autograd.Function):
     """Straight-through estimator: the gradient is 1 where the value was not clipped, 0 where it was."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        ratio = x.float() / scale
-        clipped = ratio.clamp(low, high)
-        ctx.save_for_backward(ratio == clipped)
-        return clipped.round_().mul_(scale).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (inside,) = ctx.saved_tensors
-        return grads[0] * inside, None, None, None
-
-
-class _MaskedInBlocks(torch.autograd.Function):
-    """The same, for what `in_blocks` takes."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, low: float, high: float, overwrite: bool) -> Tensor:
-        result = x if overwrite else torch.empty_like(x)
-        clipped = quantize_blocks(x, scale, low, high, result)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec, overwrite: bool) -> Tensor:
+        result, clipped = kernels.quantize(x, Grid(scale, zero_point), spec, overwrite=overwrite)
         ctx.save_for_backward(clipped)
         if overwrite:
             ctx.mark_dirty(x)
-        ctx.channels_last = not x.is_contiguous()
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (clipped,) = ctx.saved_tensors
-        layout = torch.channels_last if ctx.channels_last else torch.contiguous_format
-        grad = grads[0].contiguous(memory_format=layout)
-        if not torch.is_grad_enabled():
-            return pass_unclipped(grad, clipped), None, None, None, None
-        # Asked for a graph of the gradient, too.
-        inside = torch.empty_like(grad, requires_grad=False)
-        inside.copy_(pass_unclipped(torch.ones_like(grad), clipped))
-        return grad * inside, None, None, None, None
+        return kernels.pass_unclipped(_laid_out_like(clipped, grads[0]), clipped), None, None, None, None
 
 
 class _Unclipped(torch.autograd.Function):
     """Straight-through estimator of values that the grid covers: none is clipped, so the gradient is 1."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        return (x.float() / scale).round_().mul_(scale).to(x.dtype)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec) -> Tensor:
+        return kernels.values(x, Grid(scale, zero_point), spec, covered=True)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return grads[0], None
+        return grads[0], None, None, None
 
 
 class _Learned(torch.autograd.Function):
-    """The same with a gradient for the step size (LSQ, Esser et al., arXiv:1902.08153, equation 3)."""
+    """The masked one, with gradients for scale and zero point."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, gradient_scale: float) -> Tensor:
-        ctx.save_for_backward(x, scale, low, high)
-        ctx.gradient_scale = gradient_scale
-        return (x.float() / scale).clamp_(low, high).round_().mul_(scale).to(x.dtype)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec, factor: float) -> Tensor:
+        ctx.save_for_backward(x, scale, zero_point)
+        ctx.spec, ctx.factor = spec, factor
+        return kernels.values(x, Grid(scale, zero_point), spec)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, low, high = ctx.saved_tensors
-        grad = grads[0]
-        ratio = x.float() / scale
-        clipped = ratio.clamp(low, high)
-        inside = ratio == clipped
-        slope = clipped.round_().sub_(ratio.mul_(inside))
-        grad_scale = (grad.float() * slope).sum_to_size(scale.shape).mul_(ctx.gradient_scale)
-        return grad * inside, grad_scale, None, None, None
+        x, scale, zero_point = ctx.saved_tensors
+        grad = _laid_out_like(x, grads[0])
+        to_x, to_scale, to_clipped = kernels.learned_gradient(x, grad, Grid(scale, zero_point), ctx.spec)
+        to_zero = to_clipped * (-scale * ctx.factor) if ctx.needs_input_grad[2] else None
+        return to_x, to_scale * ctx.factor, to_zero, None, None
+
+
+def _laid_out_like(x: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient in the order of memory that x has, which kernels ask for."""
+    return grad if x.is_contiguous() == grad.is_contiguous() else torch.empty_like(x, dtype=grad.dtype).copy_(grad)
 
 
 # What made these tensors does not need them in its backward pass, so they can be written over.
@@ -98,45 +71,32 @@ def fake_quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = F
 
     `overwrite` says that nothing else reads x, so that the result may take its place where autograd allows it.
     """
-    if in_blocks(x, grid.scale):
-        zero = float(grid.zero_point)
-        low, high = spec.qmin - zero + _above(spec), spec.qmax - zero
-        blocks: Tensor = _MaskedInBlocks.apply(x, float(grid.scale), low, high, overwrite and _is_spare(x))
-        return blocks
-    result: Tensor = _Masked.apply(x, *_bounds(x, grid, spec))
+    result: Tensor = _Masked.apply(x, *grid, spec, overwrite and _is_spare(x))
     return result
 
 
 def _is_spare(x: Tensor) -> bool:
     """Say whether nothing but its next reader needs x; a dispatch mode (selective checkpointing) may have kept it."""
-    modes: int = torch._C._len_torch_dispatch_stack()
-    return x._base is None and type(x.grad_fn).__name__ in _SPARE and not modes
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    return x._base is None and type(x.grad_fn).__name__ in _SPARE
 
 
 def fake_quantize_covered(x: Tensor, grid: Grid, spec: QuantSpec) -> Tensor:
     """Return x on a grid without zero point that covers all of it; the gradient passes everywhere."""
-    result: Tensor = _Unclipped.apply(x, per_channel(grid.scale, x, spec.axis))
+    result: Tensor = _Unclipped.apply(x, *grid, spec)
     return result
 
 
-def fake_quantize_learned(x: Tensor, grid: Grid, spec: QuantSpec, gradient_scale: float) -> Tensor:
-    """Return x on the grid; the scale gets LSQ's gradient, times `gradient_scale`."""
-    result: Tensor = _Learned.apply(x, *_bounds(x, grid, spec), gradient_scale)
-    return result
+def fake_quantize_learned(x: Tensor, grid: Grid, spec: QuantSpec, gradient_scale: float = 1.0) -> Tensor:
+    """Return x on the grid, in x's dtype; x gets its gradient where it was not clipped.
 
-
-def _bounds(x: Tensor, grid: Grid, spec: QuantSpec) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the scale and the ends of the grid in steps from zero, shaped to broadcast over x."""
-    scale, zero_point = (per_channel(v, x, spec.axis) for v in grid)
-    return scale, spec.qmin - zero_point + _above(spec), spec.qmax - zero_point
-
-
-def _above(spec: QuantSpec) -> float:
-    """Return by how much a value must be above the lowest code to count as not clipped, in steps.
-
-    Zero itself counts as clipped where nothing is below, as it does to a ReLU: sums of grid values are often just zero.
+    Scale and zero point get theirs if they ask for one, times `gradient_scale`: with q = clip(round(x / s)) in steps
+    from zero and k = 1 where x is not clipped, dy/ds = q - k x / s (LSQ, Esser et al., arXiv:1902.08153, equation 3)
+    and dy/dz = -(1 - k) s (AIMET 2.42, affine backends; the plain form differentiated with round's gradient as 1).
     """
-    return 0.0 if spec.signed or not spec.symmetric else 2.0**-60
+    result: Tensor = _Learned.apply(x, *grid, spec, gradient_scale)
+    return result
 
 
 class _StraightThrough(torch.autograd.Function):

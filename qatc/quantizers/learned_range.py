@@ -5,8 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from qatc.grid import Grid
-from qatc.quantizers.affine import fake_quantize_affine, learned_grid
+from qatc.grid import Grid, grid_from_range
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import fake_quantize_learned, straight_through
 from qatc.quantizers.ranged import margin
@@ -39,9 +38,7 @@ class _LearnedEnds(Quantizer):
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Return x fake-quantized; the ends learn."""
-        if self.spec.symmetric:
-            return fake_quantize_learned(x, grid, self.spec, 1.0)
-        return fake_quantize_affine(x, grid, self.spec)
+        return fake_quantize_learned(x, grid, self.spec)
 
     def _used(self, end: Tensor, least: float, most: float) -> Tensor:
         end = end.float()
@@ -119,3 +116,16 @@ class WeightLearnedRange(_LearnedEnds):
         if gain is not None and self.spec.axis is not None:
             low, high = low * gain, high * gain
         return learned_grid(low, high, self.spec, floor)
+
+
+def learned_grid(low: Tensor, high: Tensor, spec: QuantSpec, floor: Tensor | None = None) -> Grid:
+    """Return the grid of a range, as `grid_from_range` has it; gradients pass straight through all that it rounds.
+
+    A symmetric grid is that of `high` alone.
+    """
+    exact = grid_from_range(low.detach(), high.detach(), spec, floor)
+    if spec.symmetric:
+        return Grid(straight_through(high / spec.qmax, exact.scale), exact.zero_point)
+    scale = straight_through((high - low) / (spec.qmax - spec.qmin), exact.scale)
+    zero_point = spec.qmin - low / scale if spec.upper is None else spec.qmax - high / scale
+    return Grid(scale, straight_through(zero_point, exact.zero_point))

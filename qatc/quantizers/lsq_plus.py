@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from qatc.grid import Grid, finish_scale, finish_zero_point, grid_from_range, within_clip
-from qatc.quantizers.affine import fake_quantize_affine
 from qatc.quantizers.fake_quantize import straight_through
 from qatc.quantizers.lsq import LSQ, WeightLSQ
 from qatc.ranges import Range
@@ -50,12 +49,6 @@ class LSQPlus(LSQ):
         exact = finish_zero_point(-offset.detach() / finished, spec)
         scale = straight_through(step, within_clip(finished, exact, spec))
         return Grid(scale, straight_through(-offset / scale, exact))
-
-    def quantize(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return x fake-quantized; step and offset learn, by gradients on LSQ's scale."""
-        if self.offset is None:
-            return super().quantize(x, grid)
-        return fake_quantize_affine(x, grid, self.spec, self.gradient_scale(x, grid))
 
     def _state(self) -> list[Tensor]:
         return [self.log2_scale] if self.offset is None else [self.log2_scale, self.offset]

@@ -1,0 +1,79 @@
+"""Fake quantization and its gradients as functions of tensors: by PyTorch's operators, or by the kernels for a CPU.
+
+All divide by the scale as ONNX does; `torch.fake_quantize_*` multiplies by the reciprocal, which moves up to 17 % of
+the codes of inputs that lie on a half-step grid.
+"""
+
+import torch
+from torch import Tensor
+
+from qatc.grid import Grid, per_channel
+from qatc.quantizers import native
+from qatc.spec import QuantSpec
+
+
+def quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = False) -> tuple[Tensor, Tensor]:
+    """Return x on its grid, in x's dtype, and where it was clipped (bool); the result may take the place of x."""
+    if native.takes(x, spec.axis):
+        result = x if overwrite else torch.empty_like(x)
+        clipped = torch.empty_like(x, dtype=torch.bool)
+        native.quantize(x, grid, spec, _above(spec), result, clipped)
+        return result, clipped
+    scale, low, high = _bounds(x, grid, spec)
+    ratio = x.float() / scale
+    kept = ratio.clamp(low, high)
+    clipped = ratio != kept
+    kept = kept.round_().mul_(scale)
+    return x.copy_(kept) if overwrite else kept.to(x.dtype), clipped
+
+
+def values(x: Tensor, grid: Grid, spec: QuantSpec, *, covered: bool = False) -> Tensor:
+    """Return x on its grid, in x's dtype; `covered` says that no value lies beyond the grid's ends."""
+    if native.takes(x, spec.axis):
+        result = torch.empty_like(x)
+        native.quantize(x, grid, spec, _above(spec), result)
+        return result
+    scale, low, high = _bounds(x, grid, spec)
+    ratio = x.float() / scale
+    return (ratio if covered else ratio.clamp_(low, high)).round_().mul_(scale).to(x.dtype)
+
+
+def pass_unclipped(grad: Tensor, clipped: Tensor) -> Tensor:
+    """Return the gradient, zero where `clipped` is true."""
+    # One that is itself differentiated is made of operators that autograd knows.
+    if not torch.is_grad_enabled() and native.takes(grad) and grad.stride() == clipped.stride():
+        return native.pass_unclipped(grad, clipped)
+    return grad.masked_fill(clipped, 0.0)
+
+
+def learned_gradient(x: Tensor, grad: Tensor, grid: Grid, spec: QuantSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what reaches x, and two sums per scale, in the scale's shape.
+
+    With q = clip(round(x / s)) in steps from zero and k = 1 where x is not clipped: grad * k, the sum of
+    grad * (q - k x / s), and that of grad * (1 - k).
+    """
+    alike = grad.dtype == x.dtype and grad.stride() == x.stride() and not torch.is_grad_enabled()
+    if alike and native.takes(x, spec.axis):
+        return native.learned_gradient(x, grad, grid, spec, _above(spec))
+    scale, low, high = _bounds(x, grid, spec)
+    ratio = x.float() / scale
+    kept = ratio.clamp(low, high)
+    inside = ratio == kept
+    slope = kept.round_().sub_(ratio.mul_(inside))
+    wide = grad.float()
+    to_scale, to_clipped = ((wide * part).sum_to_size(scale.shape).view_as(grid.scale) for part in (slope, ~inside))
+    return grad * inside, to_scale, to_clipped
+
+
+def _bounds(x: Tensor, grid: Grid, spec: QuantSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the scale and the ends of the grid in steps from zero, shaped to broadcast over x."""
+    scale, zero_point = (per_channel(v, x, spec.axis) for v in grid)
+    return scale, spec.qmin - zero_point + _above(spec), spec.qmax - zero_point
+
+
+def _above(spec: QuantSpec) -> float:
+    """Return by how much a value must be above the lowest code to count as not clipped, in steps.
+
+    Zero itself counts as clipped where nothing is below, as it does to a ReLU: sums of grid values are often just zero.
+    """
+    return 0.0 if spec.signed or not spec.symmetric else 2.0**-60
