@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qatc import native
 from qatc.spec import Pow2, QuantSpec
 
 # Keeps a scale positive where a tensor is all zeros.
@@ -26,6 +27,8 @@ def grid_from_range(low: Tensor, high: Tensor, spec: QuantSpec, floor: Tensor | 
     Symmetric: the larger magnitude maps to the highest code. Asymmetric: low maps to the lowest code, high to the
     highest, zero to a whole code (Jacob et al., arXiv:1712.05877, section 3).
     """
+    if native.makes_grids(spec, low, high, floor):
+        return Grid(*native.grid(low, high, spec, floor, MIN_SCALE))
     low, high = low.float(), high.float()
     if spec.upper is not None:
         high = high.clamp(max=spec.upper)

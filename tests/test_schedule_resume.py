@@ -151,7 +151,7 @@ def test_a_step_reads_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(tensor: Tensor) -> Any:
         raise AssertionError("a tensor was read")
 
-    monkeypatch.setattr("qatc.quantizers.native.takes", lambda x, axis=None: False)
+    monkeypatch.setattr("qatc.native.takes", lambda x, axis=None: False)
     for name in ("item", "__int__", "__float__", "__bool__", "tolist", "__index__"):
         monkeypatch.setattr(Tensor, name, read)
     gm(images())

@@ -27,5 +27,5 @@ def weights_of(layer: Fused, folded: Folded, grid: Quantizer | None) -> Weights:
     weight_grid = quantizer.checked_grid(folded.weight, folded.gain, floor)
     code = quantizer.codes_on(weight_grid, folded.weight, folded.gain)
     bias = None if folded.bias is None else folded.bias.detach()
-    step = None if grid is None or bias is None else layer.bias_step(folded.weight, folded.gain, floor, grid)
+    step = None if grid is None or bias is None else layer.bias_step(weight_grid, grid)
     return Weights(code, weight_grid.scale, quantizer.spec, bias, step)

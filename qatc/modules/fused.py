@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qatc.compiled import as_it_is_now
 from qatc.errors import QatcError
-from qatc.grid import BIAS_CODES, per_channel
+from qatc.grid import BIAS_CODES, Grid, per_channel
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, StaysInEval
 from qatc.modules.bn_modes import DEFAULT, train
 from qatc.modules.clips import is_left
@@ -164,11 +164,12 @@ class Fused(nn.Module):
             return weight, bias
         if not quantizer.acts:
             return quantizer.passed(weight), bias
-        floor = self.least_scale(bias, grid)
-        quantized = quantizer(weight, gain=gain, floor=floor)
-        if bias is None or floor is None or not quantizer.quantizes:
-            return quantized, bias
-        return quantized, snap(bias, self.bias_step(weight, gain, floor, grid))
+        if bias is None or grid is None or not grid.quantizes or not quantizer.quantizes:
+            return quantizer(weight, gain=gain, floor=self.least_scale(bias, grid)), bias
+        step = self.input_scale(grid)
+        floor = self._least_scale(bias, step)
+        weight_grid = quantizer.grid(weight.detach(), gain, floor)
+        return quantizer(weight, gain=gain, on=weight_grid), snap(bias, weight_grid.scale.detach() * step)
 
     def runs_on_codes(self, grid: Quantizer | None) -> TypeGuard[Quantizer]:
         """Say whether this call only evaluates, with everything quantized."""
@@ -199,15 +200,16 @@ class Fused(nn.Module):
         """Return the weight scale below which the bias would not fit 32 bits; None where there is no bias grid."""
         if bias is None or grid is None or not grid.quantizes:
             return None
-        least = bias.detach().float().abs() / (BIAS_CODES * self.input_scale(grid))
+        return self._least_scale(bias, self.input_scale(grid))
+
+    def _least_scale(self, bias: Tensor, scale: Tensor) -> Tensor:
         assert self.weight_quantizer is not None
+        least = bias.detach().float().abs() / (BIAS_CODES * scale)
         return least if self.weight_quantizer.spec.axis is not None else least.max()
 
-    def bias_step(self, weight: Tensor, gain: Tensor | None, floor: Tensor | None, grid: Quantizer | None) -> Tensor:
+    def bias_step(self, weight_grid: Grid, grid: Quantizer) -> Tensor:
         """Return the bias's step, float32(scale_x * scale_w), [channels] or 0-d."""
-        assert self.weight_quantizer is not None
-        assert grid is not None
-        return self.weight_quantizer.grid(weight.detach(), gain, floor).scale.detach() * self.input_scale(grid)
+        return weight_grid.scale.detach() * self.input_scale(grid)
 
     @staticmethod
     def input_scale(grid: Quantizer) -> Tensor:
@@ -251,7 +253,12 @@ class FusedLinear(Fused, nn.Linear):
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any = None) -> Tensor:
         """Multiply over the last dimension."""
-        return F.linear(x, weight, bias)
+        if x.dim() < 3 or not torch.is_grad_enabled():
+            return F.linear(x, weight, bias)
+        # As F.linear does it, but for how autograd sees it: not as a view, so that a quantizer may write over it.
+        y = F.linear(x.flatten(0, -2), weight, bias)
+        unflattened: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], y.shape[-1]])
+        return unflattened
 
     def forward(
         self,

@@ -56,10 +56,19 @@ class Quantizer(nn.Module):
         self._ready = False
         self.register_load_state_dict_post_hook(_look_again)
 
-    def forward(self, x: Tensor, site: int = 0, *, gain: Tensor | None = None, floor: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        site: int = 0,
+        *,
+        gain: Tensor | None = None,
+        floor: Tensor | None = None,
+        on: Grid | None = None,
+    ) -> Tensor:
         """Return x on its grid, in x's shape and dtype.
 
-        `gain` [channels] multiplies a learned scale (a BatchNorm folded into the weight); `floor` is the least scale.
+        `gain` [channels] multiplies a learned scale (a BatchNorm folded into the weight); `floor` is the least scale;
+        `on` the grid that `grid` gave for all this, where the caller has it.
         """
         if self.enabled and not x.is_floating_point():
             raise CalibrationError(
@@ -80,7 +89,7 @@ class Quantizer(nn.Module):
             return self.passed(x)
         if not self.ready:
             return x
-        grid = Grid(*map(as_it_is_now, self.grid(x.detach(), gain, floor)))
+        grid = Grid(*map(as_it_is_now, self.grid(x.detach(), gain, floor) if on is None else on))
         if self.transforms:
             x = self.values(x, grid, gain)
         return self.clamp(x, grid) if self.stage == "clamp" else self.quantize(x, grid)

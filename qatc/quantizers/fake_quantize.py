@@ -15,7 +15,7 @@ class _Masked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec, overwrite: bool) -> Tensor:
-        result, clipped = kernels.quantize(x, Grid(scale, zero_point), spec, overwrite=overwrite)
+        result, clipped, ctx.some = kernels.quantize(x, Grid(scale, zero_point), spec, overwrite=overwrite)
         ctx.save_for_backward(clipped)
         if overwrite:
             ctx.mark_dirty(x)
@@ -24,7 +24,10 @@ class _Masked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (clipped,) = ctx.saved_tensors
-        return kernels.pass_unclipped(_laid_out_like(clipped, grads[0]), clipped), None, None, None, None
+        grad = grads[0]
+        if ctx.some:
+            grad = kernels.pass_unclipped(_laid_out_like(clipped, grad), clipped)
+        return grad, None, None, None, None
 
 
 class _Unclipped(torch.autograd.Function):
@@ -63,7 +66,16 @@ def _laid_out_like(x: Tensor, grad: Tensor) -> Tensor:
 
 
 # What made these tensors does not need them in its backward pass, so they can be written over.
-_SPARE = frozenset({"NativeBatchNormBackward0", "CudnnBatchNormBackward0", "ConvolutionBackward0", "AddBackward0"})
+_SPARE = frozenset(
+    {
+        "AddBackward0",
+        "AddmmBackward0",
+        "ConvolutionBackward0",
+        "CudnnBatchNormBackward0",
+        "NativeBatchNormBackward0",
+        "UnsafeViewBackward0",
+    }
+)
 
 
 def fake_quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = False) -> Tensor:

@@ -4,27 +4,38 @@ All divide by the scale as ONNX does; `torch.fake_quantize_*` multiplies by the 
 the codes of inputs that lie on a half-step grid.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from qatc import native
 from qatc.grid import Grid, per_channel
-from qatc.quantizers import native
 from qatc.spec import QuantSpec
 
 
-def quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = False) -> tuple[Tensor, Tensor]:
-    """Return x on its grid, in x's dtype, and where it was clipped (bool); the result may take the place of x."""
+class Quantized(NamedTuple):
+    """Values on a grid; where they were clipped (bool, their shape); whether any may have been."""
+
+    values: Tensor
+    clipped: Tensor
+    some: bool
+
+
+def quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = False) -> Quantized:
+    """Return x on its grid, in x's dtype; the values may take the place of x."""
     if native.takes(x, spec.axis):
         result = x if overwrite else torch.empty_like(x)
         clipped = torch.empty_like(x, dtype=torch.bool)
-        native.quantize(x, grid, spec, _above(spec), result, clipped)
-        return result, clipped
+        some = native.quantize(x, grid, spec, _above(spec), result, clipped)
+        return Quantized(result, clipped, some)
     scale, low, high = _bounds(x, grid, spec)
     ratio = x.float() / scale
     kept = ratio.clamp(low, high)
     clipped = ratio != kept
     kept = kept.round_().mul_(scale)
-    return x.copy_(kept) if overwrite else kept.to(x.dtype), clipped
+    # Whether there is one is not looked up: that would wait for the device.
+    return Quantized(x.copy_(kept) if overwrite else kept.to(x.dtype), clipped, True)
 
 
 def values(x: Tensor, grid: Grid, spec: QuantSpec, *, covered: bool = False) -> Tensor:

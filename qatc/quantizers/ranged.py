@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from qatc.errors import ConfigError
 from qatc.grid import Grid, grid_from_range
-from qatc.quantizers import native
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import fake_quantize, fake_quantize_covered
 from qatc.ranges import RANGE_ESTIMATORS, Range
@@ -117,9 +116,6 @@ class WeightTracked(Quantizer):
 
     def _range(self, x: Tensor) -> Range:
         if self.range_name == "absmax":  # at every step of every layer: without a module made for it
-            if self.spec.symmetric and self.spec.signed and native.takes(x, self.spec.axis):
-                most = native.magnitudes(x.detach(), self.spec.axis)
-                return Range(-most, most)
             low, high = extremes(x, self.spec)
             return Range(low, high) if self.spec.axis is not None else Range(low[0], high[0])
         return self.range_of(x)

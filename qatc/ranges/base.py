@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from qatc import native
 from qatc.ranks import Join, join
 from qatc.spec import QuantSpec
 
@@ -77,16 +78,22 @@ def rows_of(x: Tensor, axis: int | None) -> Tensor:
 
 
 def extremes(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
-    """Return the least and the greatest value, float32 [channels]; where a grid can only begin or end, not beyond that.
-
-    By two reductions: `torch.aminmax` along a dimension takes 25 times as long on a CPU, and a tensor that lies in
-    channels-last order is not copied if it is reduced as it is.
-    """
-    whole = spec.axis is None and x.numel() > 0
-    rows = x if whole else rows_of(x, spec.axis)
-    high = rows.amax().float().view(1) if whole else rows.amax(1).float()
+    """Return the least and the greatest value, float32 [channels]; where a grid can only begin or end, none beyond."""
+    low, high = _ends(x, spec.axis)
     if spec.upper is not None:
         high = high.clamp(max=spec.upper)
     if spec.symmetric and not spec.signed:
         return torch.zeros_like(high), high.clamp(min=0.0)
-    return rows.amin().float().view(1) if whole else rows.amin(1).float(), high
+    return low, high
+
+
+def _ends(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
+    if native.takes(x, axis):
+        low, high = native.extremes(x, axis)
+        return low, high
+    # By two reductions: `torch.aminmax` along a dimension takes 25 times as long on a CPU, and a tensor that lies in
+    # channels-last order is not copied if it is reduced as it is.
+    if axis is None and x.numel():
+        return x.amin().float().view(1), x.amax().float().view(1)
+    rows = rows_of(x, axis)
+    return rows.amin(1).float(), rows.amax(1).float()

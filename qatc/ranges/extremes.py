@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from qatc import native
 from qatc.ranges.base import Range, RangeEstimator, extremes
 from qatc.ranks import Join
 from qatc.spec import QuantSpec
@@ -72,14 +73,17 @@ class MovingAverage(RangeEstimator):
 
     def collect(self, x: Tensor) -> None:
         """Move the averages towards the batch."""
+        if self.spec.axis is None and native.takes(x) and native.takes(self.averages):
+            native.follow(x, self.averages, self.momentum, self.spec)
+            return
         low, high = extremes(x.detach(), self.spec)
         seen = torch.stack([low, high, torch.ones_like(low)])
         self.averages.lerp_(torch.where(_finite(low, high), seen, self.averages), self.momentum)
 
     def range(self) -> Range:
         """Return the averages; 0 / 0 while nothing was seen."""
-        low, high, weight = self.averages
-        return self._found(low / weight, high / weight)
+        low, high, weight = self.averages if self.spec.axis is not None else self.averages.view(3)
+        return Range(low / weight, high / weight)
 
     def states(self) -> Iterable[tuple[Tensor, Join]]:
         """Return the averages: of the ranks' the mean, each weighed by the batches it saw."""

@@ -13,6 +13,7 @@ import tempfile
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +38,29 @@ class Shape(ctypes.Structure):
     )
 
 
-# How many tensors each takes, after the shape.
-_ARGUMENTS = {"fake_quantize": 5, "pass_unclipped": 3, "learned_gradient": 7, "magnitudes": 2}
+class Ends(ctypes.Structure):
+    """The Ends of kernels.c."""
+
+    _fields_ = (
+        ("qmin", ctypes.c_float),
+        ("qmax", ctypes.c_float),
+        ("upper", ctypes.c_float),
+        ("least", ctypes.c_float),
+        ("symmetric", ctypes.c_int),
+        ("is_signed", ctypes.c_int),
+    )
+
+
+_TENSOR, _SHAPE, _NOTHING = ctypes.c_void_p, ctypes.POINTER(Shape), None
+# What each gives, and what it takes.
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "fake_quantize": (ctypes.c_int, _SHAPE, *[_TENSOR] * 5),
+    "pass_unclipped": (_NOTHING, _SHAPE, *[_TENSOR] * 3),
+    "learned_gradient": (_NOTHING, _SHAPE, *[_TENSOR] * 7),
+    "extremes": (_NOTHING, _SHAPE, *[_TENSOR] * 3),
+    "follow": (_NOTHING, _SHAPE, *[_TENSOR] * 2, ctypes.c_float, ctypes.c_float, ctypes.c_int),
+    "grid": (_NOTHING, ctypes.POINTER(Ends), ctypes.c_ssize_t, *[_TENSOR] * 5),
+}
 
 
 @cache
@@ -47,7 +69,7 @@ def library() -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or os.environ.get("QATC_NATIVE") == "0":
         return None
-    source = resources.files("qatc.quantizers.native").joinpath("kernels.c").read_text()
+    source = resources.files("qatc.native").joinpath("kernels.c").read_text()
     for options in _FOR_THE_MACHINE:
         try:
             return _compiled(compiler, source, [*_EXACT, *options])
@@ -59,11 +81,10 @@ def library() -> ctypes.CDLL | None:
 def _compiled(compiler: str, source: str, options: list[str]) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="qatc") as folder:
         made = Path(folder, "kernels.so")
-        command = [*compiler.split(), *options, "-shared", "-fPIC", "-x", "c", "-", "-o", str(made)]
+        command = [*compiler.split(), *options, "-shared", "-fPIC", "-x", "c", "-", "-lm", "-o", str(made)]
         subprocess.run(command, input=source, text=True, capture_output=True, check=True, timeout=_LONGEST)
         loaded = ctypes.CDLL(str(made))
-    for name, tensors in _ARGUMENTS.items():
+    for name, (gives, *takes) in _SIGNATURES.items():
         function = getattr(loaded, name)
-        function.argtypes = [ctypes.POINTER(Shape), *[ctypes.c_void_p] * tensors]
-        function.restype = None
+        function.restype, function.argtypes = gives, takes
     return loaded

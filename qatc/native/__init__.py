@@ -1,13 +1,16 @@
 """Fake quantization on a CPU by one pass over the values: the functions of kernels.c, on tensors."""
 
+import math
 from ctypes import byref
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qatc.grid import Grid
-from qatc.quantizers.native.library import Shape, library
+from qatc.native.library import Ends, Shape, library
 from qatc.spec import QuantSpec
+
+Grid = tuple[Tensor, Tensor]  # scale and zero point, 0-d or [channels]
 
 _PIECE = 1 << 15  # PIECE of kernels.c
 _FOR_ONE_THREAD = 1 << 16  # up to so many values, more threads cost more than they save
@@ -26,11 +29,14 @@ def takes(x: Tensor, axis: int | None = None) -> bool:
     return dense and library() is not None
 
 
-def quantize(x: Tensor, grid: Grid, spec: QuantSpec, above: float, out: Tensor, clipped: Tensor | None = None) -> None:
-    """Write x on its grid into `out`, which may be x; and into `clipped` [x's shape, bool] whether a value was not."""
+def quantize(x: Tensor, grid: Grid, spec: QuantSpec, above: float, out: Tensor, clipped: Tensor | None = None) -> bool:
+    """Write x on its grid into `out`, which may be x, and where it was clipped into `clipped` [x's shape, bool].
+
+    Return whether any value was, if `clipped` was given.
+    """
     flags = None if clipped is None else clipped.data_ptr()
     shape = _shape(x, spec, above)
-    _call("fake_quantize", shape, x.data_ptr(), *_pointers(grid), out.data_ptr(), flags)
+    return _call("fake_quantize", shape, x.data_ptr(), *_pointers(grid), out.data_ptr(), flags) == 1
 
 
 def pass_unclipped(grad: Tensor, clipped: Tensor) -> Tensor:
@@ -51,16 +57,45 @@ def learned_gradient(
     pointers = (t.data_ptr() for t in (result, to_scale, to_clipped))
     _call("learned_gradient", shape, x.data_ptr(), grad.data_ptr(), *_pointers(grid), *pointers)
     whole = sums.view(2, -1, shape.channels, sums.shape[1] // shape.rows).sum((1, 3)).float()
-    return result, whole[0].view_as(grid.scale), whole[1].view_as(grid.scale)
+    return result, whole[0].view_as(grid[0]), whole[1].view_as(grid[0])
 
 
-def magnitudes(x: Tensor, axis: int | None) -> Tensor:
-    """Return the greatest magnitude, [channels] or 0-d."""
+def extremes(x: Tensor, axis: int | None) -> Tensor:
+    """Return the least and the greatest value, [2, channels]; NaN at an end if there is one."""
     shape = _layout(x, axis)
-    found = torch.empty(shape.rows * -(-shape.inner // _PIECE))
-    _call("magnitudes", shape, x.data_ptr(), found.data_ptr())
-    most = found.view(-1, shape.channels, len(found) // shape.rows).amax((0, 2))
-    return most.view(()) if axis is None else most
+    low, high = ends = torch.empty(2, shape.rows * -(-shape.inner // _PIECE))
+    _call("extremes", shape, x.data_ptr(), low.data_ptr(), high.data_ptr())
+    if ends.shape[1] == shape.channels:
+        return ends
+    parts = ends.view(2, -1, shape.channels, ends.shape[1] // shape.rows)
+    return torch.stack([parts[0].amin((0, 2)), parts[1].amax((0, 2))])
+
+
+def follow(x: Tensor, averages: Tensor, momentum: float, spec: QuantSpec) -> None:
+    """Move averages [3, 1] as `qatc.ranges.MovingAverage` does with the extremes of a whole tensor."""
+    from_zero = spec.symmetric and not spec.signed
+    _call("follow", _layout(x, None), x.data_ptr(), averages.data_ptr(), momentum, _upper(spec), from_zero)
+
+
+def makes_grids(spec: QuantSpec, *tensors: Tensor | None) -> bool:
+    """Say whether `grid` can take these ends and the floor: alike, and without a gradient."""
+    given = [t for t in tensors if t is not None]
+    alike = all(takes(t) and t.shape == given[0].shape and not t.requires_grad for t in given)
+    return spec.pow2 is None and alike
+
+
+def grid(low: Tensor, high: Tensor, spec: QuantSpec, floor: Tensor | None, least: float) -> Grid:
+    """Return what `qatc.grid.grid_from_range` does; `least` is the least scale."""
+    ends = Ends(spec.qmin, spec.qmax, _upper(spec), least, spec.symmetric, spec.signed)
+    scale, zero_point = torch.empty_like(low), torch.empty_like(low)
+    floors = None if floor is None else floor.data_ptr()
+    pointers = (low.data_ptr(), high.data_ptr(), floors, scale.data_ptr(), zero_point.data_ptr())
+    _call("grid", ends, low.numel(), *pointers)
+    return scale, zero_point
+
+
+def _upper(spec: QuantSpec) -> float:
+    return math.inf if spec.upper is None else spec.upper
 
 
 def _shape(x: Tensor, spec: QuantSpec, above: float) -> Shape:
@@ -82,10 +117,11 @@ def _threads(x: Tensor) -> int:
 
 def _pointers(grid: Grid) -> tuple[int, int]:
     assert all(v.dtype == torch.float32 and v.is_contiguous() for v in grid)
-    return grid.scale.data_ptr(), grid.zero_point.data_ptr()
+    return grid[0].data_ptr(), grid[1].data_ptr()
 
 
-def _call(name: str, shape: Shape, *pointers: int | None) -> None:
+def _call(name: str, first: Shape | Ends, *rest: Any) -> int | None:
     loaded = library()
     assert loaded is not None
-    getattr(loaded, name)(byref(shape), *pointers)
+    result: int | None = getattr(loaded, name)(byref(first), *rest)
+    return result
