@@ -169,7 +169,7 @@ void follow(const Shape *s, const float *x, float *averages, float momentum, flo
         seen[1] = seen[1] > 0.0f ? seen[1] : 0.0f;
     }
     for (int i = 0; i < 3; i++)
-        averages[i] += momentum * (seen[i] - averages[i]);
+        averages[i] = fmaf(momentum, seen[i] - averages[i], averages[i]); /* as torch.lerp: rounded once */
 }
 
 typedef struct {
