@@ -2,6 +2,7 @@
 
 import math
 from ctypes import byref
+from functools import cache
 from typing import Any
 
 import torch
@@ -86,12 +87,43 @@ def makes_grids(spec: QuantSpec, *tensors: Tensor | None) -> bool:
 
 def grid(low: Tensor, high: Tensor, spec: QuantSpec, floor: Tensor | None, least: float) -> Grid:
     """Return what `qatc.grid.grid_from_range` does; `least` is the least scale."""
-    ends = Ends(spec.qmin, spec.qmax, _upper(spec), least, spec.symmetric, spec.signed)
+    ends = _ends(spec, least)
     scale, zero_point = torch.empty_like(low), torch.empty_like(low)
     floors = None if floor is None else floor.data_ptr()
     pointers = (low.data_ptr(), high.data_ptr(), floors, scale.data_ptr(), zero_point.data_ptr())
     _call("grid", ends, low.numel(), *pointers)
     return scale, zero_point
+
+
+def averaged_grid(averages: Tensor, margin: float, spec: QuantSpec, least: float) -> Grid:
+    """Return the grid [0-d] of a range that is `margin` times such averages."""
+    scale, zero_point = averages.new_empty(()), averages.new_empty(())
+    pointers = (averages.data_ptr(), margin, scale.data_ptr(), zero_point.data_ptr())
+    _call("averaged_grid", _ends(spec, least), *pointers)
+    return scale, zero_point
+
+
+def track(
+    x: Tensor,
+    averages: Tensor,
+    momentum: float,
+    margin: float,
+    spec: QuantSpec,
+    least: float,
+    above: float,
+    out: Tensor,
+    clipped: Tensor,
+) -> bool:
+    """Do what `follow`, `averaged_grid` and `quantize` do, one behind the other."""
+    from_zero = spec.symmetric and not spec.signed
+    moved = (averages.data_ptr(), momentum, from_zero, margin)
+    ends = byref(_ends(spec, least))
+    return _call("track", _shape(x, spec, above), ends, x.data_ptr(), *moved, out.data_ptr(), clipped.data_ptr()) == 1
+
+
+@cache
+def _ends(spec: QuantSpec, least: float) -> Ends:
+    return Ends(spec.qmin, spec.qmax, _upper(spec), least, spec.symmetric, spec.signed)
 
 
 def _upper(spec: QuantSpec) -> float:

@@ -206,3 +206,18 @@ void grid(const Ends *e, ptrdiff_t channels, const float *low, const float *high
         }
     }
 }
+
+/* Of a tensor whose range is a moving average: the average of its extremes, a little wider. */
+void averaged_grid(const Ends *e, const float *averages, float margin, float *scale, float *zero) {
+    float low = averages[0] / averages[2] * margin, high = averages[1] / averages[2] * margin;
+    grid(e, 1, &low, &high, NULL, scale, zero);
+}
+
+/* A training step of such a tensor: follow it, then put it on the grid. */
+int track(const Shape *s, const Ends *e, const float *x, float *averages, float momentum, int from_zero, float margin,
+          float *out, uint8_t *clipped) {
+    float scale, zero;
+    follow(s, x, averages, momentum, e->upper, from_zero);
+    averaged_grid(e, averages, margin, &scale, &zero);
+    return fake_quantize(s, x, &scale, &zero, out, clipped);
+}

@@ -51,15 +51,27 @@ class Ends(ctypes.Structure):
     )
 
 
-_TENSOR, _SHAPE, _NOTHING = ctypes.c_void_p, ctypes.POINTER(Shape), None
+_TENSOR, _SHAPE, _ENDS = ctypes.c_void_p, ctypes.POINTER(Shape), ctypes.POINTER(Ends)
+_FLOAT, _INT, _NOTHING = ctypes.c_float, ctypes.c_int, None
 # What each gives, and what it takes.
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "fake_quantize": (ctypes.c_int, _SHAPE, *[_TENSOR] * 5),
+    "fake_quantize": (_INT, _SHAPE, *[_TENSOR] * 5),
     "pass_unclipped": (_NOTHING, _SHAPE, *[_TENSOR] * 3),
     "learned_gradient": (_NOTHING, _SHAPE, *[_TENSOR] * 7),
     "extremes": (_NOTHING, _SHAPE, *[_TENSOR] * 3),
-    "follow": (_NOTHING, _SHAPE, *[_TENSOR] * 2, ctypes.c_float, ctypes.c_float, ctypes.c_int),
-    "grid": (_NOTHING, ctypes.POINTER(Ends), ctypes.c_ssize_t, *[_TENSOR] * 5),
+    "follow": (_NOTHING, _SHAPE, *[_TENSOR] * 2, _FLOAT, _FLOAT, ctypes.c_int),
+    "grid": (_NOTHING, _ENDS, ctypes.c_ssize_t, *[_TENSOR] * 5),
+    "averaged_grid": (_NOTHING, _ENDS, _TENSOR, _FLOAT, *[_TENSOR] * 2),
+    "track": (
+        _INT,
+        _SHAPE,
+        _ENDS,
+        *[_TENSOR] * 2,
+        _FLOAT,
+        _INT,
+        _FLOAT,
+        *[_TENSOR] * 2,
+    ),
 }
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from qatc.grid import Grid
 from qatc.quantizers import kernels
+from qatc.quantizers.kernels import Tracking
 from qatc.spec import QuantSpec
 
 
@@ -28,6 +29,20 @@ class _Masked(torch.autograd.Function):
         if ctx.some:
             grad = kernels.pass_unclipped(_laid_out_like(clipped, grad), clipped)
         return grad, None, None, None, None
+
+
+class _Tracked(torch.autograd.Function):
+    """The same, the range following the tensor first."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, averages: Tensor, how: Tracking, spec: QuantSpec, overwrite: bool) -> Tensor:
+        result, clipped, ctx.some = kernels.track(x, averages, how, spec, overwrite=overwrite)
+        ctx.save_for_backward(clipped)
+        if overwrite:
+            ctx.mark_dirty(x)
+        return result
+
+    backward = _Masked.backward
 
 
 class _Unclipped(torch.autograd.Function):
@@ -84,6 +99,14 @@ def fake_quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = F
     `overwrite` says that nothing else reads x, so that the result may take its place where autograd allows it.
     """
     result: Tensor = _Masked.apply(x, *grid, spec, overwrite and _is_spare(x))
+    return result
+
+
+def fake_quantize_tracked(
+    x: Tensor, averages: Tensor, how: Tracking, spec: QuantSpec, *, overwrite: bool = False
+) -> Tensor:
+    """Let averages of extremes follow x, which the native kernels take; return x on the grid that they then make."""
+    result: Tensor = _Tracked.apply(x, averages, how, spec, overwrite and _is_spare(x))
     return result
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qatc import native
-from qatc.grid import Grid, per_channel
+from qatc.grid import MIN_SCALE, Grid, per_channel
 from qatc.spec import QuantSpec
 
 
@@ -20,6 +20,13 @@ class Quantized(NamedTuple):
     values: Tensor
     clipped: Tensor
     some: bool
+
+
+class Tracking(NamedTuple):
+    """How a range follows: the momentum of its averages, and what they are multiplied with."""
+
+    momentum: float
+    margin: float
 
 
 def quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = False) -> Quantized:
@@ -36,6 +43,14 @@ def quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = False)
     kept = kept.round_().mul_(scale)
     # Whether there is one is not looked up: that would wait for the device.
     return Quantized(x.copy_(kept) if overwrite else kept.to(x.dtype), clipped, True)
+
+
+def track(x: Tensor, averages: Tensor, tracking: Tracking, spec: QuantSpec, *, overwrite: bool) -> Quantized:
+    """Follow a tensor that the native kernels take, then quantize it."""
+    result = x if overwrite else torch.empty_like(x)
+    clipped = torch.empty_like(x, dtype=torch.bool)
+    some = native.track(x, averages, *tracking, spec, MIN_SCALE, _above(spec), result, clipped)
+    return Quantized(result, clipped, some)
 
 
 def values(x: Tensor, grid: Grid, spec: QuantSpec, *, covered: bool = False) -> Tensor:

@@ -1,17 +1,20 @@
 """Quantizers whose grid covers a range that is estimated: one that follows the data, or one that stays."""
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from qatc import native
 from qatc.errors import ConfigError
-from qatc.grid import Grid, grid_from_range
-from qatc.quantizers.base import Quantizer
-from qatc.quantizers.fake_quantize import fake_quantize, fake_quantize_covered
+from qatc.grid import MIN_SCALE, Grid, grid_from_range
+from qatc.quantizers.base import Quantizer, recomputing
+from qatc.quantizers.fake_quantize import fake_quantize, fake_quantize_covered, fake_quantize_tracked
+from qatc.quantizers.kernels import Tracking
 from qatc.ranges import RANGE_ESTIMATORS, Range
 from qatc.ranges.base import extremes
+from qatc.ranges.extremes import MovingAverage
 from qatc.ranks import Join
 from qatc.spec import QuantSpec
 
@@ -22,7 +25,12 @@ _MARGIN = 1 + 2.0**-11
 
 def margin(found: Range, spec: QuantSpec) -> Range:
     """Return the range of an activation, a little wider unless scales are powers of two."""
-    return found if spec.pow2 else Range(found.low * _MARGIN, found.high * _MARGIN)
+    factor = _margin(spec)
+    return found if factor == 1 else Range(found.low * factor, found.high * factor)
+
+
+def _margin(spec: QuantSpec) -> float:
+    return 1.0 if spec.pow2 else _MARGIN
 
 
 class Fixed(Quantizer):
@@ -61,6 +69,22 @@ class Tracked(Quantizer):
                 remedy=f"take it with the quantizer 'fixed' or a learned one, or one of: {followers}",
             )
 
+    def forward(self, x: Tensor, site: int = 0, **given: Any) -> Tensor:
+        """Return x on its grid; on a CPU a training step follows and quantizes it in one call."""
+        if self.moves and self.quantizes and not any(given.values()) and native.takes(x) and not recomputing():
+            averages = self._averages()
+            if averages is not None:
+                how = Tracking(averages.momentum, _margin(self.spec))
+                return fake_quantize_tracked(x, averages.averages, how, self.spec, overwrite=self.overwrites)
+        return super().forward(x, site, **given)
+
+    def _averages(self) -> MovingAverage | None:
+        """Return the only estimator, if it is the one that the native kernels know, and their device's."""
+        first = self.recorders[0]
+        if self.sites > 1 or self.spec.pow2 is not None or not isinstance(first, MovingAverage):
+            return None
+        return first if native.takes(first.averages) else None
+
     def settle(self) -> bool:
         """Join what the ranks recorded; say whether there is a range."""
         finite = self._reduced()
@@ -77,6 +101,9 @@ class Tracked(Quantizer):
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid that covers every site."""
+        averages = None if floor is not None else self._averages()
+        if averages is not None:
+            return Grid(*native.averaged_grid(averages.averages, _margin(self.spec), self.spec, MIN_SCALE))
         return grid_from_range(*margin(self.recorded(), self.spec), self.spec, floor)
 
     def _has_range(self) -> bool:
