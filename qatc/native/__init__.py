@@ -13,7 +13,7 @@ from qatc.spec import QuantSpec
 
 Grid = tuple[Tensor, Tensor]  # scale and zero point, 0-d or [channels]
 
-_PIECE = 1 << 15  # PIECE of kernels.c
+_PIECE, _WORD = 1 << 15, 32  # as in kernels.c
 _FOR_ONE_THREAD = 1 << 16  # up to so many values, more threads cost more than they save
 
 
@@ -31,7 +31,7 @@ def takes(x: Tensor, axis: int | None = None) -> bool:
 
 
 def quantize(x: Tensor, grid: Grid, spec: QuantSpec, above: float, out: Tensor, clipped: Tensor | None = None) -> bool:
-    """Write x on its grid into `out`, which may be x, and where it was clipped into `clipped` [x's shape, bool].
+    """Write x on its grid into `out`, which may be x, and where it was clipped into `clipped`, of `bits`.
 
     Return whether any value was, if `clipped` was given.
     """
@@ -40,11 +40,16 @@ def quantize(x: Tensor, grid: Grid, spec: QuantSpec, above: float, out: Tensor, 
     return _call("fake_quantize", shape, x.data_ptr(), *_pointers(grid), out.data_ptr(), flags) == 1
 
 
-def pass_unclipped(grad: Tensor, clipped: Tensor) -> Tensor:
-    """Return the gradient, zero where `clipped` is true; both lie in memory alike."""
+def bits(x: Tensor, axis: int | None) -> Tensor:
+    """Return room for a bit per value of x."""
+    shape = _layout(x, axis)
+    return torch.empty(shape.rows * -(-shape.inner // _WORD), dtype=torch.int32)
+
+
+def pass_unclipped(grad: Tensor, clipped: Tensor, axis: int | None) -> Tensor:
+    """Return the gradient, zero where a bit of `clipped` is set; it lies in memory as what was clipped."""
     result = torch.empty_like(grad)
-    shape = Shape(1, 1, grad.numel(), 0, 0, 0, _threads(grad))
-    _call("pass_unclipped", shape, grad.data_ptr(), clipped.data_ptr(), result.data_ptr())
+    _call("pass_unclipped", _layout(grad, axis), grad.data_ptr(), clipped.data_ptr(), result.data_ptr())
     return result
 
 

@@ -13,7 +13,11 @@ typedef struct {
     int threads;
 } Shape;
 
-enum { PIECE = 1 << 15, LANES = 16 }; /* values that a thread takes at a time; partial sums that fit a register */
+enum {
+    PIECE = 1 << 15, /* values that a thread takes at a time */
+    WORD = 32,       /* values whose bits are one word */
+    LANES = 16,      /* partial sums that fit a register */
+};
 
 /* Round half to even, for |v| < 2^22: the sum has no room for a fraction. */
 static inline float to_even(float v) {
@@ -46,40 +50,66 @@ static inline Span span(const Shape *s, ptrdiff_t i) {
     return (Span){row, row * s->inner + from, row * s->inner + to};
 }
 
+static inline ptrdiff_t word_of(const Shape *s, const Span *p) {
+    return p->row * ((s->inner + WORD - 1) / WORD) + (p->start - p->row * s->inner) / WORD;
+}
+
 static inline Piece piece(const Shape *s, ptrdiff_t i, const float *scale, const float *zero) {
     Span at = span(s, i);
     ptrdiff_t channel = at.row % s->channels;
     return (Piece){at, scale[channel], (s->qmin - zero[channel]) + s->above, s->qmax - zero[channel]};
 }
 
-/* Write x on its grid; `clipped`, if there is one, gets 1 where a value was not between the ends, else 0. Return whether
-   any was. */
+/* n values, at most WORD of them: write them on the grid, return a bit for each that was clipped. */
+static inline uint32_t put(const Piece *p, const float *x, float *out, ptrdiff_t n) {
+    uint32_t word = 0;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        float ratio = x[j] / p->scale, kept = clamp(ratio, p->low, p->high);
+        word |= (uint32_t)(ratio != kept) << j;
+        out[j] = to_even(kept) * p->scale;
+    }
+    return word;
+}
+
+/* Write x on its grid; `clipped`, if there is one, gets a bit per value, 1 where it was not between the ends; each row
+   begins with a word of its own. Return whether any was. */
 int fake_quantize(const Shape *s, const float *x, const float *scale, const float *zero, float *out,
-                  uint8_t *clipped) {
-    int any = 0;
+                  uint32_t *clipped) {
+    uint32_t any = 0;
 #pragma omp parallel for schedule(static) num_threads(s->threads) if (s->threads > 1) reduction(| : any)
     for (ptrdiff_t i = 0; i < pieces(s); i++) {
         Piece p = piece(s, i, scale, zero);
-        if (clipped)
-            for (ptrdiff_t k = p.at.start; k < p.at.end; k++) {
-                float ratio = x[k] / p.scale, kept = clamp(ratio, p.low, p.high);
-                clipped[k] = ratio != kept;
-                any |= ratio != kept;
-                out[k] = to_even(kept) * p.scale;
-            }
-        else
-            for (ptrdiff_t k = p.at.start; k < p.at.end; k++)
+        ptrdiff_t k = p.at.start;
+        if (clipped) {
+            uint32_t *word = clipped + word_of(s, &p.at);
+            for (; k + WORD <= p.at.end; k += WORD)
+                any |= *word++ = put(&p, x + k, out + k, WORD);
+            if (k < p.at.end)
+                any |= *word = put(&p, x + k, out + k, p.at.end - k);
+        } else
+            for (; k < p.at.end; k++)
                 out[k] = to_even(clamp(x[k] / p.scale, p.low, p.high)) * p.scale;
     }
-    return any;
+    return any != 0;
+}
+
+static inline void let_through(uint32_t word, const float *grad, float *out, ptrdiff_t n) {
+    for (ptrdiff_t j = 0; j < n; j++)
+        out[j] = (word >> j) & 1 ? 0.0f : grad[j];
 }
 
 /* Write the gradient where nothing was clipped, zero elsewhere. */
-void pass_unclipped(const Shape *s, const float *grad, const uint8_t *clipped, float *out) {
-    ptrdiff_t n = s->rows * s->inner;
+void pass_unclipped(const Shape *s, const float *grad, const uint32_t *clipped, float *out) {
 #pragma omp parallel for schedule(static) num_threads(s->threads) if (s->threads > 1)
-    for (ptrdiff_t i = 0; i < n; i++)
-        out[i] = clipped[i] ? 0.0f : grad[i];
+    for (ptrdiff_t i = 0; i < pieces(s); i++) {
+        Span p = span(s, i);
+        const uint32_t *word = clipped + word_of(s, &p);
+        ptrdiff_t k = p.start;
+        for (; k + WORD <= p.end; k += WORD)
+            let_through(*word++, grad + k, out + k, WORD);
+        if (k < p.end)
+            let_through(*word, grad + k, out + k, p.end - k);
+    }
 }
 
 typedef struct {
@@ -215,7 +245,7 @@ void averaged_grid(const Ends *e, const float *averages, float margin, float *sc
 
 /* A training step of such a tensor: follow it, then put it on the grid. */
 int track(const Shape *s, const Ends *e, const float *x, float *averages, float momentum, int from_zero, float margin,
-          float *out, uint8_t *clipped) {
+          float *out, uint32_t *clipped) {
     float scale, zero;
     follow(s, x, averages, momentum, e->upper, from_zero);
     averaged_grid(e, averages, margin, &scale, &zero);

@@ -16,18 +16,17 @@ class _Masked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec, overwrite: bool) -> Tensor:
-        result, clipped, ctx.some = kernels.quantize(x, Grid(scale, zero_point), spec, overwrite=overwrite)
-        ctx.save_for_backward(clipped)
-        if overwrite:
-            ctx.mark_dirty(x)
-        return result
+        return _kept(ctx, x, kernels.quantize(x, Grid(scale, zero_point), spec, overwrite=overwrite), spec, overwrite)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (clipped,) = ctx.saved_tensors
         grad = grads[0]
         if ctx.some:
-            grad = kernels.pass_unclipped(_laid_out_like(clipped, grad), clipped)
+            layout = torch.contiguous_format if ctx.contiguous else torch.channels_last
+            packed = clipped.dtype != torch.bool
+            grad = grad.contiguous(memory_format=layout) if packed else grad
+            grad = kernels.pass_unclipped(grad, clipped, ctx.axis)
         return grad, None, None, None, None
 
 
@@ -36,13 +35,18 @@ class _Tracked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, averages: Tensor, how: Tracking, spec: QuantSpec, overwrite: bool) -> Tensor:
-        result, clipped, ctx.some = kernels.track(x, averages, how, spec, overwrite=overwrite)
-        ctx.save_for_backward(clipped)
-        if overwrite:
-            ctx.mark_dirty(x)
-        return result
+        return _kept(ctx, x, kernels.track(x, averages, how, spec, overwrite=overwrite), spec, overwrite)
 
     backward = _Masked.backward
+
+
+def _kept(ctx: Any, x: Tensor, made: kernels.Quantized, spec: QuantSpec, overwrite: bool) -> Tensor:
+    """Keep for the backward pass what it needs; return the values."""
+    ctx.save_for_backward(made.clipped)
+    ctx.some, ctx.axis, ctx.contiguous = made.some, spec.axis, x.is_contiguous()
+    if overwrite:
+        ctx.mark_dirty(x)
+    return made.values
 
 
 class _Unclipped(torch.autograd.Function):

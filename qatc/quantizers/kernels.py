@@ -15,7 +15,7 @@ from qatc.spec import QuantSpec
 
 
 class Quantized(NamedTuple):
-    """Values on a grid; where they were clipped (bool, their shape); whether any may have been."""
+    """Values on a grid; where they were clipped (a bool for each, or the kernels' bits); whether any may have been."""
 
     values: Tensor
     clipped: Tensor
@@ -33,7 +33,7 @@ def quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = False)
     """Return x on its grid, in x's dtype; the values may take the place of x."""
     if native.takes(x, spec.axis):
         result = x if overwrite else torch.empty_like(x)
-        clipped = torch.empty_like(x, dtype=torch.bool)
+        clipped = native.bits(x, spec.axis)
         some = native.quantize(x, grid, spec, _above(spec), result, clipped)
         return Quantized(result, clipped, some)
     scale, low, high = _bounds(x, grid, spec)
@@ -48,7 +48,7 @@ def quantize(x: Tensor, grid: Grid, spec: QuantSpec, *, overwrite: bool = False)
 def track(x: Tensor, averages: Tensor, tracking: Tracking, spec: QuantSpec, *, overwrite: bool) -> Quantized:
     """Follow a tensor that the native kernels take, then quantize it."""
     result = x if overwrite else torch.empty_like(x)
-    clipped = torch.empty_like(x, dtype=torch.bool)
+    clipped = native.bits(x, spec.axis)
     some = native.track(x, averages, *tracking, spec, MIN_SCALE, _above(spec), result, clipped)
     return Quantized(result, clipped, some)
 
@@ -64,12 +64,13 @@ def values(x: Tensor, grid: Grid, spec: QuantSpec, *, covered: bool = False) -> 
     return (ratio if covered else ratio.clamp_(low, high)).round_().mul_(scale).to(x.dtype)
 
 
-def pass_unclipped(grad: Tensor, clipped: Tensor) -> Tensor:
-    """Return the gradient, zero where `clipped` is true."""
-    # One that is itself differentiated is made of operators that autograd knows.
-    if not torch.is_grad_enabled() and native.takes(grad) and grad.stride() == clipped.stride():
-        return native.pass_unclipped(grad, clipped)
-    return grad.masked_fill(clipped, 0.0)
+def pass_unclipped(grad: Tensor, clipped: Tensor, axis: int | None) -> Tensor:
+    """Return the gradient, zero where `quantize` clipped; for the kernels' bits it lies in memory as x did."""
+    if clipped.dtype == torch.bool:
+        return grad.masked_fill(clipped, 0.0)
+    if torch.is_grad_enabled():  # it is itself differentiated
+        return grad * native.pass_unclipped(torch.ones_like(grad), clipped, axis)
+    return native.pass_unclipped(grad, clipped, axis)
 
 
 def learned_gradient(x: Tensor, grad: Tensor, grid: Grid, spec: QuantSpec) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import qatc
+from qatc import native
 from qatc.quantizers import Quantizer
 from tests.models import ResidualIdentity, images
 from tests.prepared import every_config, prepared
@@ -32,11 +34,20 @@ def stepped(gm: qatc.PreparedModel, how: Any) -> Stepped:
 
         quantizer.observe = observed  # type: ignore[method-assign]
 
+    owners: dict[int, str] = {}
     for name, module in gm.named_modules():
         if isinstance(module, Quantizer):
             counted(name, module)
+            owners |= {buffer.data_ptr(): name for buffer in module.buffers()}
     x = images(seed=5).requires_grad_()
-    how(gm, x).square().sum().backward()
+    track = native.track
+
+    def tracked(x: Tensor, averages: Tensor, *rest: Any) -> bool:
+        seen[owners[averages.data_ptr()]] += 1
+        return track(x, averages, *rest)
+
+    with patch.object(native, "track", tracked):  # which does in one call what `observe` and `quantize` do
+        how(gm, x).square().sum().backward()
     return {n: p.grad for n, p in gm.named_parameters() if p.grad is not None}, gm.state_dict(), seen
 
 
