@@ -37,9 +37,22 @@ class Layer:
         """Whether the graph gives it its weight, so that it has none of its own."""
         return bool(ir.given_tensors(self.node))
 
+    @property
+    def squashes(self) -> bool:
+        """Whether its weights go through tanh, so that no factor on them is one on what the layer computes."""
+        quantizer = self.module.weight_quantizer
+        return quantizer is not None and not quantizer.homogeneous
+
     def folded(self) -> Folded:
         """Return weight and bias with the running statistics folded in; only of a layer with weights of its own."""
         return self.module.fold(self.bn)
+
+    def to_quantize(self) -> Tensor:
+        """Return the weight that its quantizer starts from: folded, but for a scale per channel."""
+        quantizer = self.module.weight_quantizer
+        per_channel = quantizer is not None and quantizer.spec.axis is not None
+        weight: Tensor = self.module.fold(None if per_channel else self.bn).weight
+        return weight
 
     def bn_path(self) -> str:
         """Return the path of the BatchNorm; an empty text where there is none."""

@@ -7,12 +7,16 @@ import torch
 
 from qatc.errors import ConfigError
 
-Pow2 = Literal["up", "down"]
+Pow2 = Literal["up", "down", "round"]
+Ste = Literal["masked", "unmasked"]
+STES: tuple[Ste, ...] = ("masked", "unmasked")
 BATCH_NORM_MODES = ("batch", "two-convolutions", "straight-through", "frozen", "folded")
 # In these, training uses no batch statistics: evaluated alone are they the float model.
 WITHOUT_BATCH_STATISTICS = ("frozen", "folded")
-MAX_BITS = 8
+MAX_BITS = 16
 MIN_BITS = 1
+# Of a weight and what it reads together.
+PRODUCT_BITS = 24
 MIN_ACTIVATION_BITS = 2
 
 
@@ -22,9 +26,9 @@ class QuantSpec:
 
     `symmetric` fixes the zero point at 0. `axis` is the channel axis with a scale per channel, or None for one scale.
     `narrow` drops the lowest code, so that the grid of a signed tensor is mirror-symmetric. `pow2` rounds scales to a
-    power of two, up (the range is covered) or down (the grid stays inside it). `upper` is the value that the producer
-    clips at (ReLU6: 6): the grid never reaches beyond it, since runtimes fuse a clip only if it is redundant. Of 1 bit
-    the signed codes are -1 and 1.
+    power of two: up (the range is covered), down (the grid stays inside it) or to the nearest exponent. `upper` is the
+    value that the producer clips at (ReLU6: 6): the grid never reaches beyond it, since runtimes fuse a clip only if it
+    is redundant. Of 1 bit the signed codes are -1 and 1.
     """
 
     bits: int = 8
@@ -54,9 +58,16 @@ class QuantSpec:
         return (1 << (self.bits - self.signed)) - 1 if self.bits > 1 else 1
 
     @property
+    def storage_bits(self) -> int:
+        """How many bits the codes are kept in: 8, or above that 16."""
+        return 8 if self.bits <= 8 else 16
+
+    @property
     def dtype(self) -> torch.dtype:
-        """The storage type of the codes (below 8 bits they are kept in 8)."""
-        return torch.int8 if self.signed else torch.uint8
+        """The storage type of the codes."""
+        if self.storage_bits == 8:
+            return torch.int8 if self.signed else torch.uint8
+        return torch.int16 if self.signed else torch.uint16
 
     def __str__(self) -> str:
         """Render the dump form: `s8/ch0`, `u8`, `u8/asym`, `s4/pow2`."""
@@ -66,5 +77,5 @@ class QuantSpec:
         if not self.symmetric:
             parts.append("asym")
         if self.pow2:
-            parts.append("pow2" if self.pow2 == "up" else "pow2-down")
+            parts.append("pow2" if self.pow2 == "up" else f"pow2-{self.pow2}")
         return "/".join(parts)

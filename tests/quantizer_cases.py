@@ -25,6 +25,8 @@ ACTIVATION_SPECS = {
     "signed, asymmetric": QuantSpec(symmetric=False),
     "signed, pow2": QuantSpec(pow2="up"),
     "asymmetric, pow2": QuantSpec(signed=False, symmetric=False, pow2="up"),
+    "signed, pow2 nearest": QuantSpec(pow2="round"),
+    "clipped, asymmetric, pow2 nearest": QuantSpec(signed=False, symmetric=False, upper=1.5, pow2="round"),
     "clipped": QuantSpec(signed=False, upper=1.5),
     "clipped, pow2": QuantSpec(signed=False, upper=1.5, pow2="down"),
     "clipped, asymmetric": QuantSpec(signed=False, symmetric=False, upper=1.5),
@@ -37,6 +39,7 @@ WEIGHT_SPECS = {
     "per input channel": QuantSpec(axis=1, narrow=True),
     "wide": QuantSpec(axis=0),
     "per channel, pow2": QuantSpec(axis=0, narrow=True, pow2="up"),
+    "per channel, pow2 nearest": QuantSpec(axis=0, narrow=True, pow2="round"),
 }
 
 
@@ -58,7 +61,7 @@ def for_width(table: Mapping[str, type[Quantizer]], bits: int) -> list[str]:
 
 def cases() -> Iterator[tuple[str, Quantizer, Tensor]]:
     """Yield every quantizer with every spec and width it is for, with values that it was calibrated on."""
-    for bits in (1, 2, 3, 4, 6, 8):
+    for bits in (1, 2, 3, 4, 6, 8, 16):
         few = None if bits in (4, 8) else 2
         x, w = images(512, seed=bits) + 0.3, images(6, 4, 3, 3, seed=bits)
         for name in for_width(ACTIVATION_QUANTIZERS, bits):

@@ -16,6 +16,7 @@ _NNABLA_LAYER = LayerConfig(
     activation_quantizer="tracked",
     activation_range="moving_average:0.01",  # recorder_activation=MaxMva: 0.99 old + 0.01 batch
     per_channel=False,  # channel_wise=False
+    ste="unmasked",  # the gradient of quantize and dequantize is 1 even where values are clipped
 )
 _NNABLA_RULES = (
     Rule(":first", quantize=False),  # skip_inputs_layers=[Convolution, Deconvolution]: the stem stays float
@@ -31,14 +32,14 @@ FOUNDERS: dict[str, QConfig] = {
     "nnabla": QConfig(
         _NNABLA_LAYER,
         _NNABLA_RULES,
-        pow2=True,  # pow2=ROUND; rounded up here, so that the range stays covered
+        pow2="round",  # pow2=ROUND
         schedule=_NNABLA_SCHEDULE,
     ),
     # QATTensorRTConfig.
     "nnabla-tensorrt": QConfig(
         _NNABLA_LAYER,
         _NNABLA_RULES,
-        pow2=True,  # pow2=ROUND
+        pow2="round",  # pow2=ROUND
         target="tensorrt",
         schedule=Schedule(
             record="1 epoch",
@@ -85,7 +86,7 @@ FOUNDERS: dict[str, QConfig] = {
         LayerConfig(
             weight_bits=8,  # QWeight.Range=255
             activation_bits=8,  # QAct.Range=255
-            weight_quantizer="sat",  # QuantMode=Symmetric; Default has no code for zero, so no integer form
+            weight_quantizer="sat",  # QuantMode=Symmetric; Default at R=255 has integers of 9 bits
             activation_quantizer="cg_pact",  # Alpha is 1, 6 or 8 by code and documentation: here from what was recorded
         ),
         schedule=Schedule(clamp=0.5),  # a run without ApplyQuantization, then as long a one with it
@@ -110,7 +111,7 @@ FOUNDERS: dict[str, QConfig] = {
             activation_range="trimmed_average",  # histogram_range=True, range_shrink_activations=0.01 percent
             per_channel=False,  # per_channel_q=False
         ),
-        pow2=True,  # power2_weight_range, power2_activation_range
+        pow2=True,  # power2_weight_range, power2_activation_range: ceil2
         batch_norm="straight-through",  # values of the quantized block, gradient of the float one
         schedule=Schedule(
             freeze_bn="50 % - 1 epoch",  # from total_epochs / 2 - 1 on

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from qatc.grid import (
 )
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import fake_quantize_learned, straight_through
+from qatc.quantizers.weight import WeightQuantizer
 from qatc.ranges import Range
 from qatc.spec import QuantSpec
 
@@ -53,12 +54,19 @@ class _Learned(Quantizer):
         self._ready = False
 
 
-def _learned_scale(scale: Tensor, zero_point: Tensor, spec: QuantSpec, floor: Tensor | None) -> Tensor:
-    """Return the scale as the spec allows it; the gradient passes straight through its roundings and bounds."""
-    return straight_through(scale, within_clip(finish_scale(scale.detach(), spec, floor), zero_point, spec))
+def learned_scale(scale: Tensor, zero_point: Tensor, spec: QuantSpec, floor: Tensor | None) -> Tensor:
+    """Return a step that is exp2 of a parameter, as the spec allows it; the gradient passes through its bounds.
+
+    Of a power of two s = 2^round(p) it is the exponent's rounding that the gradient passes straight through:
+    ds/dp = s ln 2, with the s that is used (TQT, Jain et al., arXiv:1903.08066, section 3.3).
+    """
+    exact = within_clip(finish_scale(scale.detach(), spec, floor), zero_point, spec)
+    if spec.pow2 is not None:
+        scale = scale * (exact / scale.detach().clamp(min=MIN_SCALE))
+    return straight_through(scale, exact)
 
 
-class WeightLSQ(_Learned):
+class WeightLSQ(WeightQuantizer, _Learned):
     """LSQ of a weight, one step per channel or one in all, begun with the least mean square error.
 
     The paper's own beginning (`mean_magnitude`) costs a tenth of the accuracy at 2 bits where training is short.
@@ -74,7 +82,7 @@ class WeightLSQ(_Learned):
         self.log2_scale = nn.Parameter(torch.empty(0))
 
     @classmethod
-    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightLSQ":
+    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> Self:
         """Return the quantizer with its step set from the weight."""
         made = cls(spec, range_name)
         made.log2_scale = nn.Parameter(torch.empty_like(made.range_of(weight).low.view(-1)))
@@ -85,19 +93,13 @@ class WeightLSQ(_Learned):
         """Set the step from the weight."""
         self._set_scale(grid_from_range(*self.range_of(weight), replace(self.spec, pow2=None)).scale)
 
-    def record(self, x: Tensor, site: int) -> None:
-        """Do nothing: the step was set from the weight."""
-
-    def observe(self, x: Tensor, site: int) -> None:
-        """Do nothing: the step learns by its gradient."""
-
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the learned step, taken to the folded weight by `gain` where there is one per channel."""
         scale = self.step()
         if gain is not None and self.spec.axis is not None:
             scale = scale * gain
         zero_point = torch.zeros_like(scale)
-        return Grid(_learned_scale(scale, zero_point, self.spec, floor), zero_point)
+        return Grid(learned_scale(scale, zero_point, self.spec, floor), zero_point)
 
 
 class LSQ(_Learned):
@@ -123,7 +125,7 @@ class LSQ(_Learned):
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the learned step and the recorded zero point."""
         zero_point = finish_zero_point(self.zero_point, self.spec)
-        return Grid(_learned_scale(self.step(), zero_point, self.spec, floor), zero_point)
+        return Grid(learned_scale(self.step(), zero_point, self.spec, floor), zero_point)
 
     def _state(self) -> list[Tensor]:
         return [self.log2_scale]

@@ -1,5 +1,6 @@
 """Quantizers whose grid covers a range that is estimated: one that follows the data, or one that stays."""
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -7,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from qatc import native
-from qatc.errors import ConfigError
+from qatc.errors import ConfigError, QatcWarning
 from qatc.grid import MIN_SCALE, Grid, grid_from_range
 from qatc.quantizers.base import Quantizer, recomputing
 from qatc.quantizers.fake_quantize import fake_quantize, fake_quantize_covered, fake_quantize_tracked
 from qatc.quantizers.kernels import Tracking
+from qatc.quantizers.weight import WeightQuantizer
 from qatc.ranges import RANGE_ESTIMATORS, Range
 from qatc.ranges.base import extremes
 from qatc.ranges.extremes import MovingAverage
@@ -34,7 +36,10 @@ def _margin(spec: QuantSpec) -> float:
 
 
 class Fixed(Quantizer):
-    """The range that was recorded, for good."""
+    """The range that was recorded, for good.
+
+    Training that begins without one takes that of its first batch, with a warning.
+    """
 
     low: Tensor
     high: Tensor
@@ -43,6 +48,17 @@ class Fixed(Quantizer):
         super().__init__(spec, range_name, sites)
         self.register_buffer("low", torch.full((), torch.nan))
         self.register_buffer("high", torch.full((), torch.nan))
+
+    def observe(self, x: Tensor, site: int) -> None:
+        """Keep the range; without one, that of this batch."""
+        if not self.ready and self.enabled:
+            warnings.warn(
+                "training began without the ranges of fixed quantizers: they are those of its first batch, for good\n"
+                "  try: qatc.calibrate(model, batches) before it, or record=... in the schedule",
+                QatcWarning,
+                stacklevel=2,
+            )
+            super().observe(x, site)
 
     def start(self, found: Range) -> None:
         """Keep the range."""
@@ -71,8 +87,8 @@ class Tracked(Quantizer):
 
     def forward(self, x: Tensor, site: int = 0, **given: Any) -> Tensor:
         """Return x on its grid; on a CPU a training step follows and quantizes it in one call."""
-        if self.moves and self.quantizes and not any(given.values()) and native.takes(x) and not recomputing():
-            averages = self._averages()
+        if self.moves and self.quantizes and self.ste == "masked" and not given and not recomputing():
+            averages = self._averages() if native.takes(x) else None
             if averages is not None:
                 how = Tracking(averages.momentum, _margin(self.spec))
                 return fake_quantize_tracked(x, averages.averages, how, self.spec, overwrite=self.overwrites)
@@ -111,26 +127,13 @@ class Tracked(Quantizer):
         return bool(found.low.isfinite().all() and found.high.isfinite().all())
 
 
-class WeightTracked(Quantizer):
+class WeightTracked(WeightQuantizer):
     """The range of the weights as they are at each forward: no state, so nothing can be stale."""
-
-    default_range: ClassVar[str] = "absmax"
-
-    @classmethod
-    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightTracked":
-        """Return the quantizer of a weight."""
-        return cls(spec, range_name)
 
     @property
     def follows_channels(self) -> bool:
         """Whether a factor per channel changes no code: so it is with free scales per channel."""
         return self.spec.axis is not None and self.spec.pow2 is None and self.range_name == "absmax"
-
-    def record(self, x: Tensor, site: int) -> None:
-        """Do nothing: the range is that of the weights at the time."""
-
-    def observe(self, x: Tensor, site: int) -> None:
-        """Do nothing, likewise."""
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid of x's own range; x has its gain already."""
@@ -138,7 +141,7 @@ class WeightTracked(Quantizer):
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Return x fake-quantized; where the range covers it, none of it is clipped."""
-        covers = self.range_name == "absmax" and self.spec.symmetric
+        covers = self.range_name == "absmax" and self.spec.symmetric and self.spec.pow2 in (None, "up")
         return fake_quantize_covered(x, grid, self.spec) if covers else fake_quantize(x, grid, self.spec)
 
     def _range(self, x: Tensor) -> Range:
@@ -148,13 +151,12 @@ class WeightTracked(Quantizer):
         return self.range_of(x)
 
 
-class WeightFixed(Quantizer):
+class WeightFixed(WeightQuantizer):
     """The range that the weight had when it was prepared, for good; that of the weight before a BatchNorm is folded in.
 
     `gain` takes a range per channel to the folded weight.
     """
 
-    default_range: ClassVar[str] = "absmax"
     low: Tensor
     high: Tensor
 
@@ -163,23 +165,10 @@ class WeightFixed(Quantizer):
         self.register_buffer("low", torch.empty(0))
         self.register_buffer("high", torch.empty(0))
 
-    @classmethod
-    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightFixed":
-        """Return the quantizer with its range set from the weight."""
-        made = cls(spec, range_name)
-        made.begin(weight)
-        return made
-
     def begin(self, weight: Tensor) -> None:
         """Set the range from the weight."""
         self.low, self.high = (end.clone() for end in self.range_of(weight))
         self._ready = False
-
-    def record(self, x: Tensor, site: int) -> None:
-        """Do nothing: the range was set from the weight."""
-
-    def observe(self, x: Tensor, site: int) -> None:
-        """Do nothing, likewise."""
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid of the range."""
