@@ -35,7 +35,8 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
         InsertQuantizers(target, config),
         ShareScales(target),  # tensors that the target wants on one grid
     )
-    pow2 = (ConstrainPow2Scales(),) if config.pow2 else ()
+    rounding = "up" if config.pow2 is True else config.pow2
+    pow2 = (ConstrainPow2Scales(rounding),) if rounding else ()
     return Pipeline((*passes, *pow2, LeaveClips()))  # a matter of speed alone
 
 

@@ -12,6 +12,8 @@ from qatc.spec import Pow2, QuantSpec
 MIN_SCALE = 2.0**-40
 # A bias must fit 32 bits on the grid scale_x * scale_w, with room for the sum it is added to.
 BIAS_CODES = 2.0**30
+# Mantissas above these go up: all but 1/2 itself, or those above 2^-1/2 (the greatest float32 that is not).
+_HALF, _NEARER_ABOVE = 0.5, 0.707106769084930419921875
 
 
 class Grid(NamedTuple):
@@ -59,9 +61,10 @@ def within_clip(scale: Tensor, zero_point: Tensor, spec: QuantSpec) -> Tensor:
 def finish_scale(scale: Tensor, spec: QuantSpec, floor: Tensor | None = None) -> Tensor:
     """Return the scale as the spec allows it: positive, at least `floor`, a power of two where asked."""
     scale = scale.clamp(min=MIN_SCALE)
-    if floor is not None:
-        scale = torch.maximum(scale, floor)
-    return scale if spec.pow2 is None else power_of_two(scale, spec.pow2)
+    if spec.pow2 is not None:
+        scale = power_of_two(scale, spec.pow2)
+        floor = None if floor is None else power_of_two(floor, "up")
+    return scale if floor is None else torch.maximum(scale, floor)
 
 
 def finish_zero_point(zero_point: Tensor, spec: QuantSpec) -> Tensor:
@@ -76,12 +79,13 @@ def finish_zero_point(zero_point: Tensor, spec: QuantSpec) -> Tensor:
 
 
 def power_of_two(scale: Tensor, rounding: Pow2) -> Tensor:
-    """Return the next power of two, up or down; exact, since it reads the float's own exponent."""
+    """Return the power of two next to it, up, down or 2^round(log2); exact, since it reads the float's own exponent."""
     mantissa, exponent = torch.frexp(scale)
     exact_or_down = torch.ldexp(torch.ones_like(scale), exponent - 1)
     if rounding == "down":
         return exact_or_down
-    return torch.where(mantissa == 0.5, exact_or_down, 2 * exact_or_down)
+    least = _HALF if rounding == "up" else _NEARER_ABOVE
+    return torch.where(mantissa <= least, exact_or_down, 2 * exact_or_down)
 
 
 def per_channel(value: Tensor, like: Tensor, axis: int | None) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from qatc.errors import ConfigError
 
-Pow2 = Literal["up", "down"]
+Pow2 = Literal["up", "down", "round"]
 BATCH_NORM_MODES = ("batch", "two-convolutions", "straight-through", "frozen", "folded")
 # In these, training uses no batch statistics: evaluated alone are they the float model.
 WITHOUT_BATCH_STATISTICS = ("frozen", "folded")
@@ -22,9 +22,9 @@ class QuantSpec:
 
     `symmetric` fixes the zero point at 0. `axis` is the channel axis with a scale per channel, or None for one scale.
     `narrow` drops the lowest code, so that the grid of a signed tensor is mirror-symmetric. `pow2` rounds scales to a
-    power of two, up (the range is covered) or down (the grid stays inside it). `upper` is the value that the producer
-    clips at (ReLU6: 6): the grid never reaches beyond it, since runtimes fuse a clip only if it is redundant. Of 1 bit
-    the signed codes are -1 and 1.
+    power of two: up (the range is covered), down (the grid stays inside it) or to the nearest exponent. `upper` is the
+    value that the producer clips at (ReLU6: 6): the grid never reaches beyond it, since runtimes fuse a clip only if it
+    is redundant. Of 1 bit the signed codes are -1 and 1.
     """
 
     bits: int = 8
@@ -66,5 +66,5 @@ class QuantSpec:
         if not self.symmetric:
             parts.append("asym")
         if self.pow2:
-            parts.append("pow2" if self.pow2 == "up" else "pow2-down")
+            parts.append("pow2" if self.pow2 == "up" else f"pow2-{self.pow2}")
         return "/".join(parts)

@@ -25,6 +25,8 @@ ACTIVATION_SPECS = {
     "signed, asymmetric": QuantSpec(symmetric=False),
     "signed, pow2": QuantSpec(pow2="up"),
     "asymmetric, pow2": QuantSpec(signed=False, symmetric=False, pow2="up"),
+    "signed, pow2 nearest": QuantSpec(pow2="round"),
+    "clipped, asymmetric, pow2 nearest": QuantSpec(signed=False, symmetric=False, upper=1.5, pow2="round"),
     "clipped": QuantSpec(signed=False, upper=1.5),
     "clipped, pow2": QuantSpec(signed=False, upper=1.5, pow2="down"),
     "clipped, asymmetric": QuantSpec(signed=False, symmetric=False, upper=1.5),
@@ -37,6 +39,7 @@ WEIGHT_SPECS = {
     "per input channel": QuantSpec(axis=1, narrow=True),
     "wide": QuantSpec(axis=0),
     "per channel, pow2": QuantSpec(axis=0, narrow=True, pow2="up"),
+    "per channel, pow2 nearest": QuantSpec(axis=0, narrow=True, pow2="round"),
 }
 
 

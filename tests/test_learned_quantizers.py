@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from qatc.quantizers import (
+    LSQ,
     CGPact,
     LearnedRange,
     LSQPlus,
     Pact,
     Quantizer,
     WeightLearnedRange,
+    WeightLSQ,
     weight_quantizer,
 )
 from qatc.quantizers.ranged import margin
 from qatc.ranges import Range
-from qatc.spec import QuantSpec
+from qatc.spec import Pow2, QuantSpec
 from tests.models import images
 from tests.quantizer_cases import broadcast, calibrated
 
@@ -190,6 +192,43 @@ def test_lsq_plus_has_the_papers_gradients() -> None:
     expected = (g * slope).sum() * share * step * math.log(2)  # the parameter is log2 of the step
     torch.testing.assert_close(quantizer.log2_scale.grad, expected.view(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(quantizer.offset.grad, ((g * clipped).sum() * share).view(1))
+
+
+@pytest.mark.parametrize("rounding", ["up", "round"])
+@pytest.mark.parametrize("made", [LSQ, LSQPlus])
+def test_a_power_of_two_learns_its_exponent(made: type[Quantizer], rounding: Pow2) -> None:
+    """Against s = 2^round(p), the rounding's gradient as 1 (TQT); a symmetric grid."""
+    spec = QuantSpec(4, pow2=rounding)
+    x = images(6, 50)
+    quantizer = began(made, spec, -0.9, 1.1)
+    share = 1.0 / math.sqrt(x.numel() * spec.qmax)
+    nearest = torch.ceil if rounding == "up" else torch.round
+
+    def plain(x: Tensor, exponent: Tensor) -> Tensor:
+        scale = torch.exp2(exponent + (nearest(exponent) - exponent).detach())
+        scale = scale * share + (scale * (1 - share)).detach()
+        return rounded(torch.clamp(x / scale, spec.qmin, spec.qmax)) * scale
+
+    agree(quantizer, x, plain, ["log2_scale"])
+    assert float(torch.log2(quantizer.checked_grid(x).scale)) % 1 == 0
+
+
+@pytest.mark.parametrize("gain", [None, 1.0, 0.3])
+def test_a_weights_power_of_two_learns_its_exponent_behind_a_gain(gain: float | None) -> None:
+    spec, w = QuantSpec(4, axis=0, narrow=True, pow2="round"), images(6, 50)
+    quantizer = weight_quantizer("lsq", spec, w)
+    assert isinstance(quantizer, WeightLSQ)
+    gains = None if gain is None else torch.full((6,), gain)
+    factor = images(6, 50, seed=1)
+    (quantizer(w * (gain or 1.0), gain=gains) * factor).sum().backward()
+    share = 1.0 / math.sqrt(50 * spec.qmax)
+    twin = quantizer.log2_scale.detach().double().requires_grad_()
+    exponent = (twin + math.log2(gain or 1.0))[:, None]
+    scale = torch.exp2(exponent + (exponent.round() - exponent).detach())
+    wide = (w * (gain or 1.0)).double()
+    (rounded(torch.clamp(wide / scale, -7, 7)) * scale * factor.double() * share).sum().backward()
+    # float32 sums of 50 terms
+    torch.testing.assert_close(quantizer.log2_scale.grad, twin.grad, rtol=1e-4, atol=1e-5, check_dtype=False)
 
 
 def test_lsq_plus_begins_a_weight_at_three_sigma() -> None:

@@ -22,6 +22,7 @@ def test_a_narrow_grid_is_signed_and_symmetric() -> None:
         (QuantSpec(1, axis=0, narrow=True), "s1/ch0", -1, 1, torch.int8),
         (QuantSpec(2, pow2="up"), "s2/pow2", -2, 1, torch.int8),
         (QuantSpec(3, signed=False, pow2="down", upper=6.0), "u3/pow2-down", 0, 7, torch.uint8),
+        (QuantSpec(pow2="round"), "s8/pow2-round", -128, 127, torch.int8),
     ],
 )
 def test_codes_and_text_of_a_grid(spec: QuantSpec, text: str, low: int, high: int, dtype: torch.dtype) -> None:

@@ -31,14 +31,14 @@ FOUNDERS: dict[str, QConfig] = {
     "nnabla": QConfig(
         _NNABLA_LAYER,
         _NNABLA_RULES,
-        pow2=True,  # pow2=ROUND; rounded up here, so that the range stays covered
+        pow2="round",  # pow2=ROUND
         schedule=_NNABLA_SCHEDULE,
     ),
     # QATTensorRTConfig.
     "nnabla-tensorrt": QConfig(
         _NNABLA_LAYER,
         _NNABLA_RULES,
-        pow2=True,  # pow2=ROUND
+        pow2="round",  # pow2=ROUND
         target="tensorrt",
         schedule=Schedule(
             record="1 epoch",
@@ -110,7 +110,7 @@ FOUNDERS: dict[str, QConfig] = {
             activation_range="trimmed_average",  # histogram_range=True, range_shrink_activations=0.01 percent
             per_channel=False,  # per_channel_q=False
         ),
-        pow2=True,  # power2_weight_range, power2_activation_range
+        pow2=True,  # power2_weight_range, power2_activation_range: ceil2
         batch_norm="straight-through",  # values of the quantized block, gradient of the float one
         schedule=Schedule(
             freeze_bn="50 % - 1 epoch",  # from total_epochs / 2 - 1 on

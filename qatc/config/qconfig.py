@@ -11,7 +11,7 @@ from qatc.config.toml import parsed, written
 from qatc.config.values import check_settings, names_of, setting
 from qatc.errors import ConfigError
 from qatc.schedule import Schedule
-from qatc.spec import BATCH_NORM_MODES
+from qatc.spec import BATCH_NORM_MODES, Pow2
 from qatc.targets import TARGETS
 
 
@@ -21,7 +21,11 @@ class QConfig:
 
     default: LayerConfig = setting(LayerConfig(), "What is asked of every layer.")
     rules: tuple[Rule, ...] = setting((), "Rules for some layers, in order: the last that matches wins.")
-    pow2: bool = setting(False, "Whether every scale is a power of two.")
+    pow2: bool | Pow2 = setting(
+        False,
+        "Whether every scale is a power of two, and how it is rounded to one: `up` (which `true` is too: the range "
+        "stays covered), `down`, or `round` to the nearest exponent.",
+    )
     target: str | None = setting(
         None, "The target that it is meant for; one that `prepare` is given goes first.",
         names_of("target", lambda: TARGETS),

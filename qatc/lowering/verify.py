@@ -153,7 +153,7 @@ def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *,
             power += float(np.square(ours, dtype=np.float64).sum())
             error += float(np.square(ours.astype(np.float64) - theirs).sum())
             jitter += float(np.square(ours.astype(np.float64) - moved).sum())
-    exact = model.prepared_for is not None and model.prepared_for.config.pow2
+    exact = model.prepared_for is not None and bool(model.prepared_for.config.pow2)
     rule = lowered.target.verify
     by_value = functions_of_codes(model)
     named = tuple(TensorCheck(quantized[n], *_numbers(t), quantized[n] in by_value) for n, t in found.items())

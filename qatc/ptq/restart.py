@@ -28,7 +28,8 @@ def restart_activations(gm: fx.GraphModule, nodes: Iterable[fx.Node], *, bounded
     for path in sorted({str(node.target) for node in nodes if ir.module_of(node, Quantizer) is not None}):
         old = gm.get_submodule(path)
         assert isinstance(old, Quantizer)
-        spec = old.spec if bounded else replace(old.spec, upper=None, pow2="up" if old.spec.pow2 else None)
+        covering = "up" if old.spec.pow2 == "down" else old.spec.pow2  # down only for the bound's sake
+        spec = old.spec if bounded else replace(old.spec, upper=None, pow2=covering)
         device = next((t.device for t in (*old.parameters(), *old.buffers())), torch.device("cpu"))
         ir.set_module(gm, path, _as_before(old.with_spec(spec), old).to(device))
 

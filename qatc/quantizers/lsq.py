@@ -53,9 +53,16 @@ class _Learned(Quantizer):
         self._ready = False
 
 
-def _learned_scale(scale: Tensor, zero_point: Tensor, spec: QuantSpec, floor: Tensor | None) -> Tensor:
-    """Return the scale as the spec allows it; the gradient passes straight through its roundings and bounds."""
-    return straight_through(scale, within_clip(finish_scale(scale.detach(), spec, floor), zero_point, spec))
+def learned_scale(scale: Tensor, zero_point: Tensor, spec: QuantSpec, floor: Tensor | None) -> Tensor:
+    """Return a step that is exp2 of a parameter, as the spec allows it; the gradient passes through its bounds.
+
+    Of a power of two s = 2^round(p) it is the exponent's rounding that the gradient passes straight through:
+    ds/dp = s ln 2, with the s that is used (TQT, Jain et al., arXiv:1903.08066, section 3.3).
+    """
+    exact = within_clip(finish_scale(scale.detach(), spec, floor), zero_point, spec)
+    if spec.pow2 is not None:
+        scale = scale * (exact / scale.detach().clamp(min=MIN_SCALE))
+    return straight_through(scale, exact)
 
 
 class WeightLSQ(_Learned):
@@ -97,7 +104,7 @@ class WeightLSQ(_Learned):
         if gain is not None and self.spec.axis is not None:
             scale = scale * gain
         zero_point = torch.zeros_like(scale)
-        return Grid(_learned_scale(scale, zero_point, self.spec, floor), zero_point)
+        return Grid(learned_scale(scale, zero_point, self.spec, floor), zero_point)
 
 
 class LSQ(_Learned):
@@ -123,7 +130,7 @@ class LSQ(_Learned):
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the learned step and the recorded zero point."""
         zero_point = finish_zero_point(self.zero_point, self.spec)
-        return Grid(_learned_scale(self.step(), zero_point, self.spec, floor), zero_point)
+        return Grid(learned_scale(self.step(), zero_point, self.spec, floor), zero_point)
 
     def _state(self) -> list[Tensor]:
         return [self.log2_scale]

@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from qatc.grid import Grid, finish_scale, finish_zero_point, grid_from_range, within_clip
+from qatc.grid import Grid, finish_scale, finish_zero_point, grid_from_range
 from qatc.quantizers.fake_quantize import straight_through
-from qatc.quantizers.lsq import LSQ, WeightLSQ
+from qatc.quantizers.lsq import LSQ, WeightLSQ, learned_scale
 from qatc.ranges import Range
 from qatc.spec import QuantSpec
 
@@ -47,7 +47,7 @@ class LSQPlus(LSQ):
         step, offset, spec = self.step(), self.offset.view(()), self.spec
         finished = finish_scale(step.detach(), spec, floor)
         exact = finish_zero_point(-offset.detach() / finished, spec)
-        scale = straight_through(step, within_clip(finished, exact, spec))
+        scale = learned_scale(step, exact, spec, floor)
         return Grid(scale, straight_through(-offset / scale, exact))
 
     def _state(self) -> list[Tensor]:

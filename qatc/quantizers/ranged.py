@@ -138,7 +138,7 @@ class WeightTracked(Quantizer):
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Return x fake-quantized; where the range covers it, none of it is clipped."""
-        covers = self.range_name == "absmax" and self.spec.symmetric
+        covers = self.range_name == "absmax" and self.spec.symmetric and self.spec.pow2 in (None, "up")
         return fake_quantize_covered(x, grid, self.spec) if covers else fake_quantize(x, grid, self.spec)
 
     def _range(self, x: Tensor) -> Range:

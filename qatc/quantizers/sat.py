@@ -9,7 +9,7 @@ from torch import Tensor
 from qatc.errors import ConfigError
 from qatc.grid import Grid, finish_scale, per_channel
 from qatc.quantizers.base import Quantizer
-from qatc.quantizers.fake_quantize import fake_quantize_covered
+from qatc.quantizers.fake_quantize import fake_quantize, fake_quantize_covered
 from qatc.spec import QuantSpec
 
 
@@ -60,7 +60,9 @@ class WeightSAT(Quantizer):
         return (self._normalised(x, gain) * factor).to(x.dtype)
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return Q; nothing is clipped."""
+        """Return Q; nothing is clipped, unless a power of two was rounded down."""
+        if self.spec.pow2 in ("down", "round"):
+            return fake_quantize(x, grid, self.spec)
         return fake_quantize_covered(x, grid, self.spec)
 
     def clamp(self, x: Tensor, grid: Grid) -> Tensor:

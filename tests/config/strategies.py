@@ -48,7 +48,12 @@ def one_of(kind: type, name: str) -> st.SearchStrategy[Any]:
     values = next((f.metadata.get("values") for f in (*fields(LayerConfig), *fields(kind)) if f.name == name), None)
     listed = [] if values is None else values.text().replace("`", "").split(", ")
     parts = typing.get_args(hint) or (hint,)
-    return st.one_of(*(st.sampled_from(listed) if p is str and listed else _PLAIN[p] for p in parts))
+    return st.one_of(*(st.sampled_from(listed) if p is str and listed else _of(p) for p in parts))
+
+
+def _of(part: Any) -> st.SearchStrategy[Any]:
+    literals = typing.get_args(part)
+    return st.sampled_from(literals) if literals else _PLAIN[part]
 
 
 # Ends of stages in order, each in a unit of its own so that none is before another in every run.

@@ -11,6 +11,7 @@ import qatc
 from qatc.lowering.lowered import lowered_proto
 from qatc.lowering.verify import verify
 from qatc.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS
+from qatc.spec import Pow2
 from tests.models import conv, images, randomise
 
 
@@ -54,6 +55,13 @@ def through(config: qatc.QConfig, target: str, folder: Path) -> None:
 @pytest.mark.parametrize("name", ACTIVATION_QUANTIZERS)
 def test_activations(name: str, pow2: bool, tmp_path: Path) -> None:
     through(qatc.QConfig(qatc.LayerConfig(activation_quantizer=name), pow2=pow2), "onnxruntime", tmp_path)
+
+
+@pytest.mark.parametrize("rounding", ["down", "round"])
+def test_powers_of_two_rounded_otherwise(rounding: Pow2, tmp_path: Path) -> None:
+    for name in ("tracked", "lsq"):
+        layer = qatc.LayerConfig(weight_quantizer=name, activation_quantizer=name)
+        through(qatc.QConfig(layer, pow2=rounding), "onnxruntime", tmp_path)
 
 
 @pytest.mark.parametrize("pow2", [False, True], ids=["free", "pow2"])

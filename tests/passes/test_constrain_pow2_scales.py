@@ -1,3 +1,5 @@
+from typing import Any
+
 import torch
 from inline_snapshot import snapshot
 from torch import nn
@@ -52,6 +54,13 @@ def test_it_also_holds_ranges_that_are_there_already() -> None:
                 grid = module.checked_grid(torch.empty(0))
                 assert float(torch.log2(grid.scale)) % 1 == 0
                 assert int(grid.zero_point) % 2 == 0
+
+
+def test_scales_are_rounded_as_the_configuration_asks() -> None:
+    gm: Any = qatc.prepare(Classifier(), images(), config=qatc.QConfig(pow2="round"))
+    assert str(gm.x_q.spec) == "u8/asym/pow2-round"
+    assert str(gm.conv_q.spec) == "u8/pow2-down"  # a clip is behind it
+    assert str(gm.conv.weight_quantizer.spec) == "s8/ch0/pow2-round"
 
 
 def test_the_preset_asks_for_it() -> None:
