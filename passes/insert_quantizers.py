@@ -22,7 +22,7 @@ from qatc.modules.fused_forms import FUSED_FORMS, fused_form
 from qatc.modules.kinds import op_kind, output_range, pad_widths, takes_padding
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
-from qatc.spec import QuantSpec
+from qatc.spec import PRODUCT_BITS, QuantSpec
 from qatc.targets import OpRule, Target
 from qatc.weights import weight_to_quantize
 
@@ -187,6 +187,7 @@ class _Placement:
         path = ir.free_path(self.gm, _quantizer_path(tensor))
         config = self._activation_config(tensor)
         spec = self._spec(tensor, config.activation_bits)
+        self._check_width(tensor, spec.bits)
         quantizer = activation_quantizer(config.activation_quantizer, spec, config.activation_range)
         ir.set_module(self.gm, path, quantizer.train(self.gm.training))
         self._insert_call(tensor, path, path, readers)
@@ -229,6 +230,9 @@ class _Placement:
         kind = op_kind(module)
         axis = module.weight_axis if config.per_channel and kind in self.target.weight.per_channel else None
         spec = QuantSpec(config.weight_bits, axis=axis, narrow=self.target.weight.narrow)
+        source = ir.grid_source(node.args[0])
+        grid = ir.module_of(source, Quantizer)
+        self._check_width(node, spec.bits, 0 if grid is None else grid.spec.bits)
         weight = weight_to_quantize(self.gm, node, module, axis)
         quantizer = weight_quantizer(config.weight_quantizer, spec, weight, config.weight_range)
         if quantizer.folds_per_channel and axis is None and node.kwargs.get("bn") is not None:
@@ -239,9 +243,22 @@ class _Placement:
             )
         module.weight_quantizer = quantizer.train(self.gm.training)
         ir.set_module(self.gm, path, module)
-        source = ir.grid_source(node.args[0])
         if source is not None:
             node.kwargs = {**node.kwargs, "grid": ir.module_reference(self.gm, str(source.target), node)}
+
+    def _check_width(self, node: fx.Node, bits: int, read: int = 0) -> None:
+        """Refuse codes wider than the target's, and weights whose products with what they read are too wide."""
+        where = f"{node.target} ({ir.source_of(node).location})"
+        most = self.target.most_bits
+        if bits > most:
+            raise ConfigError(f"{self.target.name} has no codes of {bits} bits", where=where, remedy=f"ask for {most}")
+        if bits + read > PRODUCT_BITS:
+            raise ConfigError(
+                f"weights of {bits} bits read activations of {read}: a bias of 32 bits does not reach far at the "
+                "product of their scales, and float32 does not hold the product of their codes",
+                where=where,
+                remedy=f"ask for {PRODUCT_BITS} bits together, as 8 of the weight and 16 of what it reads",
+            )
 
 
 def op_kind_of(node: fx.Node) -> str:

@@ -11,8 +11,10 @@ Pow2 = Literal["up", "down", "round"]
 BATCH_NORM_MODES = ("batch", "two-convolutions", "straight-through", "frozen", "folded")
 # In these, training uses no batch statistics: evaluated alone are they the float model.
 WITHOUT_BATCH_STATISTICS = ("frozen", "folded")
-MAX_BITS = 8
+MAX_BITS = 16
 MIN_BITS = 1
+# Of a weight and what it reads together.
+PRODUCT_BITS = 24
 MIN_ACTIVATION_BITS = 2
 
 
@@ -54,9 +56,16 @@ class QuantSpec:
         return (1 << (self.bits - self.signed)) - 1 if self.bits > 1 else 1
 
     @property
+    def storage_bits(self) -> int:
+        """How many bits the codes are kept in: 8, or above that 16."""
+        return 8 if self.bits <= 8 else 16
+
+    @property
     def dtype(self) -> torch.dtype:
-        """The storage type of the codes (below 8 bits they are kept in 8)."""
-        return torch.int8 if self.signed else torch.uint8
+        """The storage type of the codes."""
+        if self.storage_bits == 8:
+            return torch.int8 if self.signed else torch.uint8
+        return torch.int16 if self.signed else torch.uint16
 
     def __str__(self) -> str:
         """Render the dump form: `s8/ch0`, `u8`, `u8/asym`, `s4/pow2`."""

@@ -61,7 +61,7 @@ def for_width(table: Mapping[str, type[Quantizer]], bits: int) -> list[str]:
 
 def cases() -> Iterator[tuple[str, Quantizer, Tensor]]:
     """Yield every quantizer with every spec and width it is for, with values that it was calibrated on."""
-    for bits in (1, 2, 3, 4, 6, 8):
+    for bits in (1, 2, 3, 4, 6, 8, 16):
         few = None if bits in (4, 8) else 2
         x, w = images(512, seed=bits) + 0.3, images(6, 4, 3, 3, seed=bits)
         for name in for_width(ACTIVATION_QUANTIZERS, bits):

@@ -85,10 +85,10 @@ def _keeps(node: fx.Node, module: nn.Module) -> bool:
 class DropCoveredClips(Pass):
     """Remove a clip whose every reader is a quantizer that can limit its codes instead.
 
-    One of fewer than 8 bits with a grid inside the clip limits them anyway; left in, the clip would keep the layer from
-    fusing, since runtimes compare it with the range of all 8 bits. Where the grid of 8 bits reaches beyond the clip
-    (below a least value that is not zero), the codes are limited to those of the clip's ends: rounding is monotonic, so
-    that is the same.
+    One that does not fill its 8 or 16 bits, with a grid inside the clip, limits them anyway; left in, the clip would
+    keep the layer from fusing, since runtimes compare it with the range of all bits. Where the grid of 8 bits reaches
+    beyond the clip (below a least value that is not zero), the codes are limited to those of the clip's ends: rounding
+    is monotonic, so that is the same.
     """
 
     target: Target
@@ -121,7 +121,7 @@ class DropCoveredClips(Pass):
         calls = [str(n.target) for n in node.graph.nodes if ir.module_of(n, Quantizer) is not None]
         for user in node.users:
             quantizer = ir.module_of(user, Quantizer)
-            if quantizer is None or calls.count(str(user.target)) > 1:
+            if quantizer is None or quantizer.spec.bits > 8 or calls.count(str(user.target)) > 1:
                 return False
             low, high = representable(quantizer)
             if low >= clip.min_val and high <= clip.max_val:
@@ -139,7 +139,7 @@ class DropCoveredClips(Pass):
             return False
         low, high = output_range(clip) or (0.0, 0.0)
         readers = [ir.module_of(user, Quantizer) for user in node.users]
-        grids = [representable(q) if q is not None and q.spec.bits < 8 else None for q in readers]
+        grids = [representable(q) if q is not None and q.spec.bits < q.spec.storage_bits else None for q in readers]
         return bool(grids) and all(g is not None and g[0] >= low and g[1] <= high for g in grids)
 
 
@@ -247,8 +247,9 @@ class LowerModules(Pass):
         module = ir.module_of(node, FusedConvTranspose)
         if module is None or module.weight_quantizer is None or self.target.file.transposed != "Conv":
             return None
-        if not all(ir.module_of(user, Quantizer) for user in node.users):
-            return None  # quantizers put the phases side by side
+        readers = [ir.module_of(user, Quantizer) for user in node.users]
+        if not all(reader is not None and reader.spec.bits <= 8 for reader in readers):
+            return None  # quantizers put the phases side by side, of 8 bits
         return sub_pixel(module, *(ir.tensor_type(n) for n in (node.args[0], node)))
 
     def _batch_norm(self, node: fx.Node, module: FusedBatchNorm) -> nn.Module:
@@ -291,7 +292,8 @@ def _is_quantized(node: fx.Node) -> bool:
 
 def _pad_on_codes(node: fx.Node) -> fx.Node | None:
     """Return the pad with zeros in front of a quantizer with the grid that it reads: codes can be padded instead."""
-    pad = node.args[0] if ir.module_of(node, Quantizer) else None
+    quantizer = ir.module_of(node, Quantizer)
+    pad = None if quantizer is None or quantizer.spec.bits > 8 else node.args[0]
     module = ir.module_of(pad)
     if not isinstance(pad, fx.Node) or module is None or op_kind(module) != "Pad":
         return None

@@ -69,7 +69,7 @@ def lowered_proto(
     if not isinstance(model, PreparedModel) or model.prepared_for is None:
         raise LoweringError("this is not a prepared model", remedy="qatc.prepare it, calibrate or train it, then lower")
     chosen = _checked_target(model.prepared_for.target, target)
-    opset = _checked_opset(chosen, opset)
+    opset = _checked_opset(chosen, opset, _least_opset(model))
     _check_state(model)
     gm = copy.deepcopy(model).eval().cpu()
     dumps = None if dump_dir is None else DumpFolder(Path(dump_dir))
@@ -99,8 +99,15 @@ def _checked_target(prepared: Target, wanted: str | Target | None) -> Target:
     return chosen
 
 
-def _checked_opset(target: Target, opset: int | None) -> int:
+def _least_opset(model: nn.Module) -> int:
+    """Return the first opset that has the model's codes: of more than 8 bits since 21."""
+    widest = max((m.spec.bits for m in model.modules() if isinstance(m, Quantizer)), default=8)
+    return 21 if widest > 8 else 0
+
+
+def _checked_opset(target: Target, opset: int | None, needed: int) -> int:
     least, greatest, default = target.file.opset
+    least, default = max(least, needed), max(default, needed)
     if opset is not None and not least <= opset <= greatest:
         raise LoweringError(
             f"opset {opset} does not fit {target.name}", remedy=f"choose {least} to {greatest} (default {default})"

@@ -44,14 +44,16 @@ class LoweredQuantizer(nn.Module):
         scale, zero_point = quantizer.checked_grid(torch.empty(0))
         self.register_buffer("scale", scale.float().clone())
         self.register_buffer("zero_point", zero_point.to(spec.dtype))
-        self.clip_codes = (spec.bits < 8 or limits is not None) and target.file.low_bits == "clip_codes"
+        partial = spec.bits < spec.storage_bits
+        # ONNX Runtime's Clip takes 8 bits, not 16.
+        self.clip_codes = (partial or limits is not None) and target.file.low_bits == "clip_codes" and spec.bits <= 8
         self.limits: tuple[float, float] | None = None
         if self.clip_codes:
             ends = torch.tensor(limits or (-math.inf, math.inf))
             low, high = quantizer.codes(ends).to(spec.dtype)
             self.register_buffer("low", low.clone())
             self.register_buffer("high", high.clone())
-        elif spec.bits < 8:
+        elif partial:
             self.limits = representable(quantizer)
 
 

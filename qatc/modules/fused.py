@@ -182,15 +182,16 @@ class Fused(nn.Module):
         """Return the layer's output before the activation, summed over integer codes as a device does.
 
         Sums of codes are exact in float32 below 2**24, whatever the order of summation, so an evaluation gives the same
-        bits on every machine; only one product with the step rounds.
+        bits on every machine; only one product with the step rounds. Codes of more than 8 bits are summed in float64.
         """
         weight, bias, gain = folded
         assert self.weight_quantizer is not None
         weight_grid = self.weight_quantizer.grid(weight, gain, self.least_scale(bias, grid))
         code = self.weight_quantizer.codes_on(weight_grid, weight, gain)
         scale = self.input_scale(grid)
+        exact = torch.float32 if max(grid.spec.bits, self.weight_quantizer.spec.bits) <= 8 else torch.float64
         with torch.autocast(x.device.type, enabled=False):
-            total = self.compute(torch.round(x.float() / scale), code, None, output_size)
+            total = self.compute(torch.round(x.float() / scale).to(exact), code.to(exact), None, output_size)
         step = weight_grid.scale * scale
         if bias is not None:
             total = total + per_channel(bias_codes(bias, step), total, self.output_axis)

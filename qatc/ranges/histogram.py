@@ -26,7 +26,7 @@ class Histogram(RangeEstimator):
 
     def __init__(self, spec: QuantSpec, channels: int = 1, side: int | None = None) -> None:
         super().__init__(spec, channels)
-        self.side = side = side or (_SIDE if channels == 1 else _BINS_PER_CODE << (spec.bits - 1))
+        self.side = side = side or (_SIDE if channels == 1 else min(_SIDE, _BINS_PER_CODE << (spec.bits - 1)))
         self.register_buffer("counts", torch.zeros(channels, 2 * side, dtype=torch.int64))
         self.register_buffer("exponent", torch.full((channels,), -126.0))  # the width is 2 ** exponent
         self.register_buffer("low", torch.full((channels,), torch.nan))

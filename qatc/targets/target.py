@@ -79,7 +79,10 @@ class VerifyRule:
 
 @dataclass(frozen=True)
 class Target:
-    """One deployment target; `ops` is keyed by ONNX operator, and an operator without a row stays in float."""
+    """One deployment target; `ops` is keyed by ONNX operator, and an operator without a row stays in float.
+
+    `most_bits` is the widest code that it takes.
+    """
 
     name: str
     summary: str
@@ -88,6 +91,7 @@ class Target:
     ops: Mapping[str, OpRule]
     file: FileRule
     verify: VerifyRule
+    most_bits: int = 8
     concat: Literal["free", "shared"] = "free"
     epilogues: Mapping[str, frozenset[str]] = field(default_factory=dict)
     lint: tuple[str, ...] = ()

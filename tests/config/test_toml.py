@@ -94,11 +94,11 @@ def test_a_predicate_is_code_and_not_written() -> None:
     ("text", "message"),
     [
         (
-            "[default]\nweight_bits = 12",
+            "[default]\nweight_bits = 18",
             snapshot("""\
-12 bits asked for
+18 bits asked for
   at: qat.toml:2, default.weight_bits
-  try: choose 1 to 8\
+  try: choose 1 to 16\
 """),
         ),
         (
@@ -106,7 +106,7 @@ def test_a_predicate_is_code_and_not_written() -> None:
             snapshot("""\
 weight_bits is '8', not a whole number
   at: qat.toml:2, default.weight_bits
-  try: it may be: 1 to 8\
+  try: it may be: 1 to 16\
 """),
         ),
         (
