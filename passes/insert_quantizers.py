@@ -22,7 +22,7 @@ from qatc.modules.fused_forms import FUSED_FORMS, fused_form
 from qatc.modules.kinds import op_kind, output_range, pad_widths, takes_padding
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
-from qatc.spec import PRODUCT_BITS, QuantSpec
+from qatc.spec import PRODUCT_BITS, STES, QuantSpec, Ste
 from qatc.targets import OpRule, Target
 from qatc.weights import weight_to_quantize
 
@@ -189,6 +189,7 @@ class _Placement:
         spec = self._spec(tensor, config.activation_bits)
         self._check_width(tensor, spec.bits)
         quantizer = activation_quantizer(config.activation_quantizer, spec, config.activation_range)
+        quantizer.ste = ste_of(config)
         ir.set_module(self.gm, path, quantizer.train(self.gm.training))
         self._insert_call(tensor, path, path, readers)
 
@@ -241,6 +242,7 @@ class _Placement:
                 where=f"{path} ({ir.source_of(node).location})",
                 remedy="set per_channel=True for this layer, or another weight_quantizer",
             )
+        quantizer.ste = ste_of(config)
         module.weight_quantizer = quantizer.train(self.gm.training)
         ir.set_module(self.gm, path, module)
         if source is not None:
@@ -259,6 +261,11 @@ class _Placement:
                 where=where,
                 remedy=f"ask for {PRODUCT_BITS} bits together, as 8 of the weight and 16 of what it reads",
             )
+
+
+def ste_of(config: LayerConfig) -> Ste:
+    """Return the straight-through estimator that is asked for."""
+    return next(ste for ste in STES if ste == config.ste)
 
 
 def op_kind_of(node: fx.Node) -> str:

@@ -8,6 +8,8 @@ import torch
 from qatc.errors import ConfigError
 
 Pow2 = Literal["up", "down", "round"]
+Ste = Literal["masked", "unmasked"]
+STES: tuple[Ste, ...] = ("masked", "unmasked")
 BATCH_NORM_MODES = ("batch", "two-convolutions", "straight-through", "frozen", "folded")
 # In these, training uses no batch statistics: evaluated alone are they the float model.
 WITHOUT_BATCH_STATISTICS = ("frozen", "folded")

@@ -16,6 +16,7 @@ _NNABLA_LAYER = LayerConfig(
     activation_quantizer="tracked",
     activation_range="moving_average:0.01",  # recorder_activation=MaxMva: 0.99 old + 0.01 batch
     per_channel=False,  # channel_wise=False
+    ste="unmasked",  # the gradient of quantize and dequantize is 1 even where values are clipped
 )
 _NNABLA_RULES = (
     Rule(":first", quantize=False),  # skip_inputs_layers=[Convolution, Deconvolution]: the stem stays float

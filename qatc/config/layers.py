@@ -11,7 +11,7 @@ from qatc.config.values import Values, check_settings, names_of, setting
 from qatc.errors import ConfigError
 from qatc.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS
 from qatc.ranges import RANGE_ESTIMATORS, range_estimator
-from qatc.spec import MAX_BITS, MIN_ACTIVATION_BITS, MIN_BITS, QuantSpec
+from qatc.spec import MAX_BITS, MIN_ACTIVATION_BITS, MIN_BITS, STES, QuantSpec
 
 _WIDTHS = Values(lambda: f"{MIN_BITS} to {MAX_BITS}", lambda bits: QuantSpec(bits=bits))
 _ACTIVATION_WIDTHS = Values(lambda: f"{MIN_ACTIVATION_BITS} to {MAX_BITS}", lambda bits: _check_activation_bits(bits))
@@ -42,6 +42,12 @@ class LayerConfig:
     )
     per_channel: bool = setting(True, "Whether each output channel of a weight has a scale, where the target allows.")
     quantize: bool = setting(True, "Whether the layer is quantized at all.")
+    ste: str = setting(
+        "masked",
+        "The straight-through estimator of its weights and of what it reads: values that were clipped get no gradient, "
+        "or theirs as it is.",
+        names_of("straight-through estimator", lambda: STES),
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -68,6 +74,7 @@ class Rule:
     activation_range: str | None = None
     per_channel: bool | None = None
     quantize: bool | None = None
+    ste: str | None = None
 
     def __post_init__(self) -> None:
         check_settings(self, LayerConfig)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from qatc.compiled import as_it_is_now
 from qatc.errors import CalibrationError
 from qatc.grid import Grid, codes, per_channel
-from qatc.quantizers.fake_quantize import fake_quantize
+from qatc.quantizers.fake_quantize import fake_quantize, straight_through_and
 from qatc.ranges import Range, RangeEstimator, range_estimator
 from qatc.ranks import Join, join
-from qatc.spec import MAX_BITS, MIN_ACTIVATION_BITS, QuantSpec
+from qatc.spec import MAX_BITS, MIN_ACTIVATION_BITS, QuantSpec, Ste
 
 # What a quantizer does in training, stage by stage of a schedule: nothing; collect ranges; let them follow the data;
 # clamp values to them; quantize. Before the last two values pass through as they are, in evaluation too.
@@ -37,6 +37,8 @@ class Quantizer(nn.Module):
     transforms: ClassVar[bool] = False  # whether `values` are other than x
     folds_per_channel: ClassVar[bool] = False  # whether a BatchNorm folded into a weight needs a scale per channel
     always_records: ClassVar[bool] = False
+    # The gradient of x where it was clipped, by the straight-through estimator: none (masked), or as it is.
+    ste: Ste = "masked"
     finite: Tensor
     recorders: nn.ModuleList  # an estimator per call site while recording; none before and after, but for some kinds
 
@@ -92,7 +94,11 @@ class Quantizer(nn.Module):
         grid = Grid(*map(as_it_is_now, self.grid(x.detach(), gain, floor) if on is None else on))
         if self.transforms:
             x = self.values(x, grid, gain)
-        return self.clamp(x, grid) if self.stage == "clamp" else self.quantize(x, grid)
+        if self.stage == "clamp":
+            return self.clamp(x, grid)
+        if self.ste == "unmasked":
+            return straight_through_and(x, self.quantize(x.detach(), grid))
+        return self.quantize(x, grid)
 
     @property
     def acts(self) -> bool:
@@ -123,7 +129,7 @@ class Quantizer(nn.Module):
 
         So it is if the grid ends at the same values: its lowest code is zero, and it does not reach beyond `high`.
         """
-        learns = self.training and torch.is_grad_enabled()
+        learns = self.training and torch.is_grad_enabled() and self.ste == "masked"
         ends = low == 0 and not self.spec.signed and self.spec.symmetric and high in (math.inf, self.spec.upper)
         return learns and ends and self.quantizes
 
@@ -246,7 +252,9 @@ class Quantizer(nn.Module):
 
     def with_spec(self, spec: QuantSpec, sites: int | None = None) -> "Quantizer":
         """Return a fresh quantizer of the same kind."""
-        return type(self)(spec, self.range_name, self.sites if sites is None else sites)
+        fresh = type(self)(spec, self.range_name, self.sites if sites is None else sites)
+        fresh.ste = self.ste
+        return fresh
 
     def extra_repr(self) -> str:
         """Show the spec in print(model)."""

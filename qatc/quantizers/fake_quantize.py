@@ -156,6 +156,24 @@ def straight_through(source: Tensor, value: Tensor) -> Tensor:
     return result
 
 
+class _StraightThroughAnd(torch.autograd.Function):
+    """`value` forward; the gradient goes both to `source` and to what `value` was computed from."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0], grads[0]
+
+
+def straight_through_and(source: Tensor, value: Tensor) -> Tensor:
+    """Return `value`, which does not depend on `source` by autograd; each gets the whole gradient."""
+    result: Tensor = _StraightThroughAnd.apply(source, value)
+    return result
+
+
 # The largest float32 that fits 32 bits.
 _LARGEST_BIAS_CODE = 2.0**31 - 128
 

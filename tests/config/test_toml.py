@@ -46,6 +46,7 @@ weight_quantizer = "tracked"
 activation_quantizer = "tracked"
 per_channel = true
 quantize = true
+ste = "masked"
 """)
     path = tmp_path / "qat.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
