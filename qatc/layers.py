@@ -37,6 +37,12 @@ class Layer:
         """Whether the graph gives it its weight, so that it has none of its own."""
         return bool(ir.given_tensors(self.node))
 
+    @property
+    def squashes(self) -> bool:
+        """Whether its weights go through tanh, so that no factor on them is one on what the layer computes."""
+        quantizer = self.module.weight_quantizer
+        return quantizer is not None and not quantizer.homogeneous
+
     def folded(self) -> Folded:
         """Return weight and bias with the running statistics folded in; only of a layer with weights of its own."""
         return self.module.fold(self.bn)

@@ -86,7 +86,7 @@ FOUNDERS: dict[str, QConfig] = {
         LayerConfig(
             weight_bits=8,  # QWeight.Range=255
             activation_bits=8,  # QAct.Range=255
-            weight_quantizer="sat",  # QuantMode=Symmetric; Default has no code for zero, so no integer form
+            weight_quantizer="sat",  # QuantMode=Symmetric; Default at R=255 has integers of 9 bits
             activation_quantizer="cg_pact",  # Alpha is 1, 6 or 8 by code and documentation: here from what was recorded
         ),
         schedule=Schedule(clamp=0.5),  # a run without ApplyQuantization, then as long a one with it

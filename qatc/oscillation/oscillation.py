@@ -57,7 +57,8 @@ class Oscillation(nn.Module):
         most_bits: the widest weights to watch.
 
     Raises:
-        ConfigError: the model is not prepared, has no weights of so few bits, or a number is out of range.
+        ConfigError: the model is not prepared, has no weights of so few bits, or a number is out of range; or weights
+            are to be frozen that go through tanh (SAT).
 
     """
 
@@ -90,10 +91,26 @@ class Oscillation(nn.Module):
                 tracker = Tracker(_Codes(layer).own)
                 ir.set_module(self.trackers, layer.name, tracker)
                 self._watched.append((layer, tracker))
+        self._check_freezing()
+
+    def _check_freezing(self) -> None:
+        squashed = [layer for layer, _ in self._watched if layer.squashes]
+        if self.freeze_above is not None and squashed:
+            raise ConfigError(
+                "weights that go through tanh cannot be frozen at the value of their code",
+                where=f"{squashed[0].name} ({squashed[0].location})",
+                remedy="leave freeze_above out and add oscillation.dampening() to the loss",
+            )
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take in the weights as the optimizer left them; put those that are frozen back on their codes."""
+        """Take in the weights as the optimizer left them; put those that are frozen back on their codes.
+
+        Raises:
+            ConfigError: weights are to be frozen that go through tanh (SAT): none of them has its code's value.
+
+        """
+        self._check_freezing()
         for layer, tracker in self._watched:
             found = _Codes(layer)
             tracker.update(found.own, self.momentum, self.freeze_above)

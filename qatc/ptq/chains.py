@@ -115,6 +115,8 @@ def _link(layer: Layer, layers: dict[fx.Node, Layer], shared: set[int], over_cli
 def _linked(link: Link, read: fx.Node, flattened: bool, shared: set[int]) -> Link | str:
     """Return the link with its repeats, or why the second layer cannot take the channels of the first."""
     second = link.second
+    if second.squashes:
+        return f"the weights of {second.name} go through tanh, which takes no factor"
     if second.node.args[0] is not read or id(second.module.weight) in shared:
         return f"the weights of {second.name} are not its own alone"
     if isinstance(second.module, FusedLinear) != (isinstance(link.first.module, FusedLinear) or flattened):
@@ -127,6 +129,8 @@ def _linked(link: Link, read: fx.Node, flattened: bool, shared: set[int]) -> Lin
 
 def _not_scalable(layer: Layer, shared: set[int]) -> str:
     """Say why the layer's outputs cannot be scaled, or return an empty text."""
+    if layer.squashes:
+        return "its weights go through tanh, which takes no factor"
     if layer.bn is not None and layer.bn.weight is None:
         return "its BatchNorm has no gamma and beta"
     scaled = layer.module if layer.bn is None else layer.bn

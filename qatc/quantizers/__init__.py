@@ -12,7 +12,8 @@ from qatc.quantizers.lsq import LSQ, WeightLSQ
 from qatc.quantizers.lsq_plus import LSQPlus, WeightLSQPlus
 from qatc.quantizers.pact import CGPact, Pact
 from qatc.quantizers.ranged import Fixed, Tracked, WeightFixed, WeightTracked
-from qatc.quantizers.sat import WeightSAT
+from qatc.quantizers.sat import WeightSAT, WeightSATAsymmetric, WeightSATDefault, WeightSATFullRange
+from qatc.quantizers.weight import WeightQuantizer
 from qatc.spec import QuantSpec
 
 ACTIVATION_QUANTIZERS: dict[str, type[Quantizer]] = {
@@ -22,7 +23,8 @@ ACTIVATION_QUANTIZERS: dict[str, type[Quantizer]] = {
 # Each is made for a weight: `of(spec, weight, range_name)`.
 WEIGHT_QUANTIZERS: dict[str, Any] = {
     "tracked": WeightTracked, "fixed": WeightFixed, "lsq": WeightLSQ, "lsq_plus": WeightLSQPlus,
-    "learned_range": WeightLearnedRange, "sat": WeightSAT, "ternary": Ternary, "binary": Binary,
+    "learned_range": WeightLearnedRange, "sat": WeightSAT, "sat_asymmetric": WeightSATAsymmetric,
+    "sat_default": WeightSATDefault, "sat_full_range": WeightSATFullRange, "ternary": Ternary, "binary": Binary,
 }  # fmt: skip
 
 
@@ -40,10 +42,13 @@ def weight_quantizer(name: str, spec: QuantSpec, weight: Tensor, range_name: str
     """Return a fresh weight quantizer of that name for this weight (as it will be quantized: folded).
 
     Raises:
-        ConfigError: a name is unknown, or the quantizer is for other widths.
+        ConfigError: a name is unknown, the two do not go together, or the quantizer is for other widths.
 
     """
-    return _look_up(name, WEIGHT_QUANTIZERS, spec).of(spec, weight, range_name)  # type: ignore[no-any-return]
+    kind = _look_up(name, WEIGHT_QUANTIZERS, spec)
+    if range_name is not None and issubclass(kind, WeightQuantizer) and kind.own_range:
+        raise ConfigError(f"the quantizer {name!r} has a range of its own", remedy="leave weight_range out")
+    return kind.of(spec, weight, range_name)  # type: ignore[no-any-return]
 
 
 def _look_up(name: str, table: dict[str, Any], spec: QuantSpec) -> Any:
@@ -60,6 +65,7 @@ def _look_up(name: str, table: dict[str, Any], spec: QuantSpec) -> Any:
 
 __all__ = [
     "ACTIVATION_QUANTIZERS", "WEIGHT_QUANTIZERS", "LSQ", "Binary", "CGPact", "Fixed", "LSQPlus", "LearnedRange", "Pact",
-    "Quantizer", "Ternary", "Tracked", "WeightFixed", "WeightLSQ", "WeightLSQPlus", "WeightLearnedRange", "WeightSAT",
-    "WeightTracked", "activation_quantizer", "weight_quantizer",
+    "Quantizer", "Ternary", "Tracked", "WeightFixed", "WeightLSQ", "WeightLSQPlus", "WeightLearnedRange",
+    "WeightQuantizer", "WeightSAT", "WeightSATAsymmetric", "WeightSATDefault", "WeightSATFullRange", "WeightTracked",
+    "activation_quantizer", "weight_quantizer",
 ]  # fmt: skip

@@ -35,6 +35,7 @@ class Quantizer(nn.Module):
     default_range: ClassVar[str] = "moving_average"
     widths: ClassVar[range] = range(MIN_ACTIVATION_BITS, MAX_BITS + 1)
     transforms: ClassVar[bool] = False  # whether `values` are other than x
+    homogeneous: ClassVar[bool] = True  # whether a factor on a weight's channel is one on its values
     folds_per_channel: ClassVar[bool] = False  # whether a BatchNorm folded into a weight needs a scale per channel
     always_records: ClassVar[bool] = False
     # The gradient of x where it was clipped, by the straight-through estimator: none (masked), or as it is.

@@ -5,36 +5,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from qatc.errors import ConfigError
 from qatc.grid import Grid, finish_scale, per_channel
-from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import straight_through
+from qatc.quantizers.weight import WeightQuantizer
 from qatc.ranges.base import rows_of
-from qatc.spec import QuantSpec
 
 
-class _FewValues(Quantizer):
+class _FewValues(WeightQuantizer):
     """A weight as codes from {-1, 0, 1} times a scale, both read off it at each forward; the gradient passes."""
 
+    own_range: ClassVar[bool] = True
     transforms: ClassVar[bool] = True
-
-    @classmethod
-    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "_FewValues":
-        """Return the quantizer of a weight.
-
-        Raises:
-            ConfigError: a range estimator is named: the scale is the mean magnitude.
-
-        """
-        if range_name is not None:
-            raise ConfigError("binary and ternary weights have a scale of their own", remedy="leave weight_range out")
-        return cls(spec)
-
-    def record(self, x: Tensor, site: int) -> None:
-        """Do nothing: the scale is that of the weights at the time."""
-
-    def observe(self, x: Tensor, site: int) -> None:
-        """Do nothing, likewise."""
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the mean magnitude, per channel or in all; x has its gain already."""

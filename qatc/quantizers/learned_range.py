@@ -1,6 +1,6 @@
 """Learned minimum and maximum: AIMET's range learning (its v1 `learned_grid_quantizer` and v2 affine quantizers)."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from qatc.grid import Grid, grid_from_range
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import fake_quantize_learned, straight_through
 from qatc.quantizers.ranged import margin
+from qatc.quantizers.weight import WeightQuantizer
 from qatc.ranges import Range
 from qatc.spec import QuantSpec
 
@@ -76,14 +77,12 @@ class LearnedRange(_LearnedEnds):
         return [self.high] if self.low is None else [self.low, self.high]
 
 
-class WeightLearnedRange(_LearnedEnds):
+class WeightLearnedRange(WeightQuantizer, _LearnedEnds):
     """Range learning of a weight, one range per channel or one in all.
 
     Ranges per channel are those of the weight before a BatchNorm is folded into it; `gain` takes them to the folded
     one.
     """
-
-    default_range: ClassVar[str] = "absmax"
 
     def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
         super().__init__(spec, range_name, sites)
@@ -91,7 +90,7 @@ class WeightLearnedRange(_LearnedEnds):
         self.high = nn.Parameter(torch.empty(0))
 
     @classmethod
-    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightLearnedRange":
+    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> Self:
         """Return the quantizer with its range set from the weight."""
         made = cls(spec, range_name)
         found = made.range_of(weight)
@@ -103,12 +102,6 @@ class WeightLearnedRange(_LearnedEnds):
     def begin(self, weight: Tensor) -> None:
         """Set the range from the weight."""
         self._set_ends(self.range_of(weight))
-
-    def record(self, x: Tensor, site: int) -> None:
-        """Do nothing: the range was set from the weight."""
-
-    def observe(self, x: Tensor, site: int) -> None:
-        """Do nothing: the range learns by its gradient."""
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid of the learned range, taken to the folded weight by `gain` where there is one per channel."""

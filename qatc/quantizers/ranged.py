@@ -12,6 +12,7 @@ from qatc.grid import MIN_SCALE, Grid, grid_from_range
 from qatc.quantizers.base import Quantizer, recomputing
 from qatc.quantizers.fake_quantize import fake_quantize, fake_quantize_covered, fake_quantize_tracked
 from qatc.quantizers.kernels import Tracking
+from qatc.quantizers.weight import WeightQuantizer
 from qatc.ranges import RANGE_ESTIMATORS, Range
 from qatc.ranges.base import extremes
 from qatc.ranges.extremes import MovingAverage
@@ -111,26 +112,13 @@ class Tracked(Quantizer):
         return bool(found.low.isfinite().all() and found.high.isfinite().all())
 
 
-class WeightTracked(Quantizer):
+class WeightTracked(WeightQuantizer):
     """The range of the weights as they are at each forward: no state, so nothing can be stale."""
-
-    default_range: ClassVar[str] = "absmax"
-
-    @classmethod
-    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightTracked":
-        """Return the quantizer of a weight."""
-        return cls(spec, range_name)
 
     @property
     def follows_channels(self) -> bool:
         """Whether a factor per channel changes no code: so it is with free scales per channel."""
         return self.spec.axis is not None and self.spec.pow2 is None and self.range_name == "absmax"
-
-    def record(self, x: Tensor, site: int) -> None:
-        """Do nothing: the range is that of the weights at the time."""
-
-    def observe(self, x: Tensor, site: int) -> None:
-        """Do nothing, likewise."""
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid of x's own range; x has its gain already."""
@@ -148,13 +136,12 @@ class WeightTracked(Quantizer):
         return self.range_of(x)
 
 
-class WeightFixed(Quantizer):
+class WeightFixed(WeightQuantizer):
     """The range that the weight had when it was prepared, for good; that of the weight before a BatchNorm is folded in.
 
     `gain` takes a range per channel to the folded weight.
     """
 
-    default_range: ClassVar[str] = "absmax"
     low: Tensor
     high: Tensor
 
@@ -163,23 +150,10 @@ class WeightFixed(Quantizer):
         self.register_buffer("low", torch.empty(0))
         self.register_buffer("high", torch.empty(0))
 
-    @classmethod
-    def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> "WeightFixed":
-        """Return the quantizer with its range set from the weight."""
-        made = cls(spec, range_name)
-        made.begin(weight)
-        return made
-
     def begin(self, weight: Tensor) -> None:
         """Set the range from the weight."""
         self.low, self.high = (end.clone() for end in self.range_of(weight))
         self._ready = False
-
-    def record(self, x: Tensor, site: int) -> None:
-        """Do nothing: the range was set from the weight."""
-
-    def observe(self, x: Tensor, site: int) -> None:
-        """Do nothing, likewise."""
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid of the range."""
