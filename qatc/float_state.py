@@ -1,14 +1,20 @@
 """The state of the float model inside a prepared one: which names are its own, into the prepared model and back out."""
 
+import logging
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 
 from qatc.errors import QatcError
+from qatc.layers import layers_of
 from qatc.quantizers import Quantizer
 
 if TYPE_CHECKING:
     from qatc.prepared import PreparedModel
+
+log = logging.getLogger("qatc")
 
 # Name in the float model's state_dict, and in the prepared model's; an empty text where prepare left that part out.
 FloatNames = tuple[tuple[str, str], ...]
@@ -54,14 +60,15 @@ def float_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return {name: state[own] for name, own in names if own}
 
 
-def completed(state: dict[str, Any], prefix: str, model: "PreparedModel") -> None:
+def completed(state: dict[str, Any], prefix: str, model: "PreparedModel") -> bool:
     """Make a float model's state one of the prepared model, in place: what only that has stays as it is.
 
-    A state with anything of a quantizer is none: it must be whole. What prepare left out is not missed either way.
+    Return whether it was one. A state with anything of a quantizer is none: it must be whole. What prepare left out is
+    not missed either way.
     """
     names = None if model.prepared_for is None else model.prepared_for.float_names
     if names is None or any(prefix + name in state for name in quantizer_names(model)):
-        return
+        return False
     known = {own for _, own in names if own}
     for name, own in names:
         if name != own and prefix + name in state:
@@ -71,6 +78,38 @@ def completed(state: dict[str, Any], prefix: str, model: "PreparedModel") -> Non
     for name, value in model.state_dict(keep_vars=True).items():
         if name not in known:
             state[prefix + name] = value
+    return True
+
+
+# The weights as they were, by layer, of models that a float model's state is being loaded into.
+_LOADING: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()
+
+
+def begin_again_after(model: "PreparedModel") -> None:
+    """Let quantizers that began with a weight (learned steps) begin again where loading a float state changes it."""
+    _LOADING[model] = {name: weight.clone() for name, (_, weight) in _beginnings(model).items()}
+    if _begin_again not in model._load_state_dict_post_hooks.values():
+        model.register_load_state_dict_post_hook(_begin_again)
+
+
+def _begin_again(model: nn.Module, _keys: object) -> None:
+    before = _LOADING.pop(model, {})
+    for name, (quantizer, weight) in (_beginnings(model) if before else {}).items():
+        if not torch.equal(weight, before[name]):
+            quantizer.begin(weight)
+            log.info("%s: its weight was loaded, so its quantizer begins again", name)
+
+
+def _beginnings(model: nn.Module) -> dict[str, tuple[Quantizer, Tensor]]:
+    """Return the weight quantizers that began with their weights, with those as they are, by layer; unsharded."""
+    assert isinstance(model, fx.GraphModule)
+    found = {}
+    with torch.no_grad():
+        for layer in layers_of(model):
+            quantizer = layer.module.weight_quantizer
+            if quantizer is not None and quantizer.begins and not hasattr(layer.module.weight, "full_tensor"):
+                found[layer.name] = (quantizer, layer.to_quantize().detach())
+    return found
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

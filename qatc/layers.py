@@ -47,6 +47,13 @@ class Layer:
         """Return weight and bias with the running statistics folded in; only of a layer with weights of its own."""
         return self.module.fold(self.bn)
 
+    def to_quantize(self) -> Tensor:
+        """Return the weight that its quantizer starts from: folded, but for a scale per channel."""
+        quantizer = self.module.weight_quantizer
+        per_channel = quantizer is not None and quantizer.spec.axis is not None
+        weight: Tensor = self.module.fold(None if per_channel else self.bn).weight
+        return weight
+
     def bn_path(self) -> str:
         """Return the path of the BatchNorm; an empty text where there is none."""
         bn = self.node.kwargs.get("bn")

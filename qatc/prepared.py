@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from qatc.arguments import batch_size
 from qatc.config import QConfig
 from qatc.errors import ConfigError
-from qatc.float_state import FloatNames, completed, unwrapped
+from qatc.float_state import FloatNames, begin_again_after, completed, unwrapped
 from qatc.nested import Part, Path, joined, leaves
 from qatc.quantizers.base import Quantizer, recomputing
 from qatc.ranks import all_ranks, join
@@ -90,7 +90,8 @@ class PreparedModel(fx.GraphModule):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # torch hands this dict on to the submodules behind this call; it is never the caller's own
-        completed(state_dict, prefix, self)
+        if completed(state_dict, prefix, self):
+            begin_again_after(self)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -40,6 +40,35 @@ def test_a_float_state_loads_and_comes_out_again(kind: type[nn.Module]) -> None:
     assert torch.equal(evaluated(back, [images()]), evaluated(other, [images()]))
 
 
+@pytest.mark.parametrize("name", ["lsq", "lsq_plus", "learned_range", "fixed"])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_what_began_with_a_weight_begins_again_with_the_one_loaded(name: str, per_channel: bool) -> None:
+    layer = qatc.LayerConfig(weight_quantizer=name, per_channel=per_channel)
+    gm = qatc.prepare(randomise(ResidualIdentity()), images(), config=qatc.QConfig(layer))
+    other = randomise(ResidualIdentity(), seed=1)
+    parameters = {id(p) for p in gm.parameters()}
+    nn.Sequential(gm).load_state_dict({f"0.{key}": value for key, value in other.state_dict().items()})
+    direct = qatc.prepare(other, images(), config=qatc.QConfig(layer))
+    assert equal(gm.state_dict(), direct.state_dict())
+    assert {id(p) for p in gm.parameters()} == parameters  # the optimizer's
+
+
+def test_learned_steps_stay_where_loading_changes_no_weight_or_brings_steps_too() -> None:
+    gm: Any = qatc.prepare(randomise(ResidualIdentity()), images(), config="w4a4")
+    qatc.calibrate(gm, [images()], progress=False)
+    learned = [p for n, p in gm.named_parameters() if n.endswith("weight_quantizer.log2_scale")]
+    with torch.no_grad():
+        for p in learned:
+            p += 1
+    before = copy.deepcopy(gm.state_dict())
+    gm.load_state_dict(copy.deepcopy(qatc.float_state_dict(gm)))
+    assert equal(gm.state_dict(), before)
+    with torch.no_grad():
+        gm.get_submodule("stem.0").weight.mul_(2)
+    gm.load_state_dict(before)
+    assert equal(gm.state_dict(), before)
+
+
 def test_shared_parameters_stay_shared_when_a_state_is_loaded() -> None:
     gm: Any = qatc.prepare(SharedConv(), images())
     gm.load_state_dict(randomise(SharedConv(), seed=1).state_dict())

@@ -8,7 +8,8 @@ import torch
 from inline_snapshot import snapshot
 from torch import Tensor, nn
 
-from qatc.errors import CalibrationError, ConfigError
+import qatc
+from qatc.errors import CalibrationError, ConfigError, QatcWarning
 from qatc.grid import MIN_SCALE
 from qatc.passes.constrain_pow2_scales import constrained
 from qatc.quantizers import (
@@ -27,7 +28,7 @@ from qatc.quantizers import (
 from qatc.quantizers.fake_quantize import snap
 from qatc.ranges import Range
 from qatc.spec import QuantSpec
-from tests.models import images
+from tests.models import ResidualIdentity, images
 from tests.quantizer_cases import (
     broadcast,
     calibrated,
@@ -36,6 +37,9 @@ from tests.quantizer_cases import (
     every_kind,
     for_width,
 )
+
+# Fixed ranges then say that they are those of one batch.
+without_calibration = pytest.mark.filterwarnings("ignore:training began without:qatc.errors.QatcWarning")
 
 
 @every_activation
@@ -51,11 +55,23 @@ a quantizer has no range
 """)
 
 
+@without_calibration
 @every_activation
 def test_training_begins_a_range_with_the_first_batch(name: str) -> None:
     quantizer, x = activation_quantizer(name, QuantSpec()), images()
     assert not torch.equal(quantizer(x), x)
     assert torch.equal(quantizer.grid(x, None, None).scale, calibrated(name, QuantSpec(), x).grid(x, None, None).scale)
+
+
+def test_fixed_ranges_that_were_never_recorded_are_warned_of() -> None:
+    gm = qatc.prepare(ResidualIdentity(), images(), config="aimet").train()
+    with pytest.warns(QatcWarning, match=r"without the ranges of fixed quantizers.*\n  try: qatc\.calibrate"):
+        gm(images())
+    calibrated_first = qatc.prepare(ResidualIdentity(), images(), config="aimet").train()
+    with qatc.float_mode(calibrated_first):
+        calibrated_first(images(seed=1))  # begins nothing
+    qatc.calibrate(calibrated_first, [images()], progress=False)
+    calibrated_first(images())
 
 
 def test_a_moving_average_moves_by_its_momentum_from_the_first_batch_on() -> None:
@@ -141,6 +157,7 @@ def test_call_sites_that_share_a_grid_are_all_covered(name: str) -> None:
     torch.testing.assert_close(quantizer.eval().checked_grid(images()), wide.checked_grid(images()))
 
 
+@without_calibration
 @every_kind
 def test_state_is_carried_by_the_state_dict(quantizer: Quantizer) -> None:
     trained, fresh, x = copy.deepcopy(quantizer).train(), copy.deepcopy(quantizer).eval(), images(6)
@@ -151,6 +168,7 @@ def test_state_is_carried_by_the_state_dict(quantizer: Quantizer) -> None:
     assert not torch.equal(fresh(x), x)
 
 
+@without_calibration
 @every_kind
 def test_low_precision_values_keep_their_dtype_and_the_scale_is_float32(quantizer: Quantizer) -> None:
     quantizer, x = copy.deepcopy(quantizer), images(6).bfloat16()

@@ -265,6 +265,7 @@ def randomise_like(gm: nn.Module) -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.filterwarnings("ignore:training began without:qatc.errors.QatcWarning")  # fixed ranges
 @pytest.mark.parametrize("stage", ["float", "record", "follow", "clamp", "quantize"])
 @pytest.mark.parametrize("name", [*ACTIVATION_QUANTIZERS])
 def test_what_learns_gets_a_gradient_in_every_stage(name: str, stage: Any) -> None:

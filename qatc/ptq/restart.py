@@ -17,9 +17,8 @@ def restart_weights(layer: Layer) -> None:
     old = layer.module.weight_quantizer
     if old is None:
         return
-    folded = layer.module.fold(layer.bn if old.spec.axis is None else None)
     fresh = copy.deepcopy(old)
-    fresh.begin(folded.weight)
+    fresh.begin(layer.to_quantize())
     layer.module.weight_quantizer = fresh
 
 

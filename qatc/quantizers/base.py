@@ -232,6 +232,11 @@ class Quantizer(nn.Module):
     def begin(self, weight: Tensor) -> None:
         """Set what is kept of a weight from it, as it will be quantized: folded, or per channel unfolded."""
 
+    @property
+    def begins(self) -> bool:
+        """Whether anything is kept of a weight."""
+        return type(self).begin is not Quantizer.begin
+
     def start(self, found: Range) -> None:
         """Take a range as the first one; each quantizer defines its own."""
         raise NotImplementedError

@@ -1,5 +1,6 @@
 """Quantizers whose grid covers a range that is estimated: one that follows the data, or one that stays."""
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qatc import native
-from qatc.errors import ConfigError
+from qatc.errors import ConfigError, QatcWarning
 from qatc.grid import MIN_SCALE, Grid, grid_from_range
 from qatc.quantizers.base import Quantizer, recomputing
 from qatc.quantizers.fake_quantize import fake_quantize, fake_quantize_covered, fake_quantize_tracked
@@ -35,7 +36,10 @@ def _margin(spec: QuantSpec) -> float:
 
 
 class Fixed(Quantizer):
-    """The range that was recorded, for good."""
+    """The range that was recorded, for good.
+
+    Training that begins without one takes that of its first batch, with a warning.
+    """
 
     low: Tensor
     high: Tensor
@@ -44,6 +48,17 @@ class Fixed(Quantizer):
         super().__init__(spec, range_name, sites)
         self.register_buffer("low", torch.full((), torch.nan))
         self.register_buffer("high", torch.full((), torch.nan))
+
+    def observe(self, x: Tensor, site: int) -> None:
+        """Keep the range; without one, that of this batch."""
+        if not self.ready and self.enabled:
+            warnings.warn(
+                "training began without the ranges of fixed quantizers: they are those of its first batch, for good\n"
+                "  try: qatc.calibrate(model, batches) before it, or record=... in the schedule",
+                QatcWarning,
+                stacklevel=2,
+            )
+            super().observe(x, site)
 
     def start(self, found: Range) -> None:
         """Keep the range."""
