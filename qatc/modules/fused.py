@@ -17,6 +17,7 @@ from qatc.errors import QatcError
 from qatc.grid import BIAS_CODES, Grid, per_channel
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, StaysInEval
 from qatc.modules.bn_modes import DEFAULT, train
+from qatc.modules.bn_modes.call import LayerCall
 from qatc.modules.clips import is_left
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.fake_quantize import bias_codes, snap
@@ -87,7 +88,7 @@ class Fused(nn.Module):
         what a transposed convolution takes; `then` the quantizer that alone reads the output.
         """
         if bn is not None and bn.training and not self.bn_frozen:
-            y = train(self.bn_mode, self, x, bn, grid, weight, bias, output_size)
+            y = train(self.bn_mode, self, LayerCall(x, bn, grid, weight, bias, output_size))
         else:
             folded = self.fold(bn, weight, bias)
             if self.runs_on_codes(grid):

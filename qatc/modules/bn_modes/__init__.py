@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
+from qatc.modules.bn_modes.call import LayerCall
 from qatc.modules.bn_modes.one_convolution import one_convolution
 from qatc.modules.bn_modes.straight_through import straight_through_block
 from qatc.modules.bn_modes.two_convolutions import two_convolutions
 
-# Each takes the layer, its input, the BatchNorm, the input's grid, weight and bias if they are given, and the output
-# size that a transposed convolution is asked for; it returns what the activation reads.
-BN_MODES: dict[str, Callable[..., Tensor]] = {
+# Each takes the layer and what it is called with, and returns what the activation reads.
+BN_MODES: dict[str, Callable[[Any, LayerCall], Tensor]] = {
     "batch": one_convolution,
     "two-convolutions": two_convolutions,
     "straight-through": straight_through_block,
@@ -19,6 +19,6 @@ BN_MODES: dict[str, Callable[..., Tensor]] = {
 DEFAULT = "batch"
 
 
-def train(mode: str, *args: Any) -> Tensor:
+def train(mode: str, layer: Any, call: LayerCall) -> Tensor:
     """Return the layer's normalized output in this mode."""
-    return BN_MODES[mode](*args)
+    return BN_MODES[mode](layer, call)

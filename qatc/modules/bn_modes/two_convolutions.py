@@ -1,27 +1,18 @@
 """Batch statistics by a convolution of the float weight, and the output by one of the quantized folded weight."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from qatc.grid import per_channel
-from qatc.modules.batch_norms import BatchNorm
-from qatc.quantizers.base import Quantizer
+from qatc.modules.bn_modes.call import LayerCall
 
 if TYPE_CHECKING:
     from qatc.modules.fused import Fused
 
 
-def two_convolutions(
-    layer: "Fused",
-    x: Tensor,
-    bn: BatchNorm,
-    grid: Quantizer | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    output_size: Any,
-) -> Tensor:
+def two_convolutions(layer: "Fused", call: LayerCall) -> Tensor:
     """Return conv(x, q(w gamma / sigma_R)) sigma_R / sigma_B + beta - gamma (mu_B - bias) / sigma_B.
 
     mu_B and sigma_B are of the float convolution of this batch, sigma_R the running one of before it: the weight is
@@ -29,6 +20,7 @@ def two_convolutions(
     (Krishnamoorthi, arXiv:1806.08342, section 3.2.2; MindSpore's Conv2dBnFoldQuant). Gradients reach the weight through
     the statistics too. Without quantization this is convolution and BatchNorm. Statistics are of one process.
     """
+    x, bn, _, weight, bias, output_size = call
     own = layer.own(weight, bias)
     folded = layer.fold(bn, weight, bias)
     assert bn.running_var is not None
