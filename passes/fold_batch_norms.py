@@ -36,7 +36,12 @@ class FoldBatchNorms(Pass):
         for layer in behind:
             _fold_behind(layer)
         alone = [node for node, module in ir.module_calls(gm) if isinstance(module, FusedBatchNorm)]
-        before = [node for node in alone if _fold_before(gm, node, shared)]
+        stays = {node: _why_it_stays(node, shared) for node in alone}
+        before = [node for node in alone if not stays[node]]
+        for node in before:
+            _fold_before(gm, node)
+        kept = (f"{node.target} stays a multiply-add of its own: {why}" for node, why in stays.items() if why)
+        ir.set_notes(gm, dict.fromkeys((*ir.notes(gm), *kept)))
         frozen = [module for _, module in ir.module_calls(gm) if isinstance(module, Fused) and not module.bn_frozen]
         for module in frozen:
             module.bn_frozen = True
@@ -60,15 +65,33 @@ def _fold_behind(layer: Layer) -> None:
     layer.node.kwargs = {name: value for name, value in layer.node.kwargs.items() if name != "bn"}
 
 
-def _fold_before(gm: fx.GraphModule, node: fx.Node, shared: set[int]) -> bool:
-    """Fold a BatchNorm of its own into the only layer that reads it, if that is exact; say whether it was."""
+def _why_it_stays(node: fx.Node, shared: set[int]) -> str:
+    """Say why a BatchNorm of its own does not fold exactly into a layer behind it; an empty text if it does."""
     bn, reader = ir.module_of(node, FusedBatchNorm), ir.only_user(node)
-    layer = None if reader is None else ir.module_of(reader, LAYERS)
-    module = None if layer is None else fused_form(layer)
-    if bn is None or bn.activation is not None or reader is None or module is None:
-        return False
-    if "bn" in reader.kwargs or not _is_its_own(module, shared) or not _pads_no_zeros(module, node):
-        return False
+    module = _reading_layer(reader)
+    if bn is None or bn.activation is not None:
+        return "an activation is behind it"
+    if reader is None or module is None:
+        return "its result is not read by one layer alone"
+    if "bn" in reader.kwargs or not _is_its_own(module, shared):
+        return f"the weights of {reader.target} are not its own alone"
+    if not _pads_no_zeros(module, node):
+        return f"at the border of {reader.target} zeros stand for what it makes of its input"
+    return ""
+
+
+def _reading_layer(reader: fx.Node | None) -> Fused | None:
+    layer = ir.module_of(reader, LAYERS)
+    return None if layer is None else fused_form(layer)
+
+
+def _fold_before(gm: fx.GraphModule, node: fx.Node) -> None:
+    """Fold a BatchNorm of its own into the only layer that reads it."""
+    bn, reader = ir.module_of(node, FusedBatchNorm), ir.only_user(node)
+    module = _reading_layer(reader)
+    assert bn is not None
+    assert reader is not None
+    assert module is not None
     with torch.no_grad():
         factor, shift, _ = bn.fold(None)
         assert shift is not None
@@ -78,7 +101,6 @@ def _fold_before(gm: fx.GraphModule, node: fx.Node, shared: set[int]) -> bool:
     ir.set_module(gm, str(reader.target), module)
     node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
     node.graph.erase_node(node)
-    return True
 
 
 def _pads_no_zeros(module: Fused, read: fx.Node) -> bool:

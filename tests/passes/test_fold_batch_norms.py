@@ -1,4 +1,5 @@
 import copy
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from inline_snapshot import snapshot
 from torch import Tensor, nn
 
 import qatc
+from qatc.lowering.lowered import lowered_proto
 from qatc.passes import FoldBatchNorms
 from qatc.printer import diff, format_graph
 from qatc.trace import trace
@@ -103,6 +105,22 @@ class BatchNormFirst(nn.Module):
 def test_a_batch_norm_in_front_folds_into_a_layer_that_pads_no_zeros(layer: nn.Module) -> None:
     gm, _ = folded(BatchNormFirst(layer))
     assert sorted(gm.state_dict()) == ["layer.bias", "layer.weight"]
+    assert not gm.report.notes
+
+
+def test_a_node_and_its_quantizer_are_gone_from_the_file_with_it() -> None:
+    _, change = folded(BatchNormFirst(nn.Conv2d(3, 4, 3)))
+    assert change == snapshot("""\
+-%bn = FusedBatchNorm(%x) : f32[N,3,8,8]  # bn
+-%layer = FusedConv2d(%bn, bn=%next) : f32[N,4,6,6]  k3  # layer
++%layer = FusedConv2d(%x) : f32[N,4,6,6]  k3  # layer
+""")
+    counts = []
+    for mode in ("frozen", "folded"):
+        gm = qatc.prepare(randomise(BatchNormFirst(nn.Conv2d(3, 4, 3))), images(), config=qatc.QConfig(batch_norm=mode))
+        qatc.calibrate(gm, [images()], progress=False)
+        counts.append(Counter(node.op_type for node in lowered_proto(gm).proto.graph.node))
+    assert counts[0] - counts[1] == {"Conv": 1, "QuantizeLinear": 1, "DequantizeLinear": 3}
 
 
 def test_so_it_does_into_groups_and_linear_layers() -> None:
@@ -129,6 +147,8 @@ def test_at_a_border_of_zeros_it_stays_with_its_running_statistics(layer: nn.Mod
     gm, _ = folded(BatchNormFirst(layer))
     assert "bn.weight" in gm.state_dict()
     assert gm.bn.bn_frozen
+    why = "bn stays a multiply-add of its own: at the border of layer zeros stand for what it makes of its input"
+    assert gm.report.notes == (why,)
 
 
 def test_what_something_else_reads_stays() -> None:
