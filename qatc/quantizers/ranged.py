@@ -87,7 +87,8 @@ class Tracked(Quantizer):
 
     def forward(self, x: Tensor, site: int = 0, **given: Any) -> Tensor:
         """Return x on its grid; on a CPU a training step follows and quantizes it in one call."""
-        if self.moves and self.quantizes and not any(given.values()) and native.takes(x) and not recomputing():
+        plain = self.ste == "masked" and not any(given.values())
+        if plain and self.moves and self.quantizes and native.takes(x) and not recomputing():
             averages = self._averages()
             if averages is not None:
                 how = Tracking(averages.momentum, _margin(self.spec))
