@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import qatc
 from qatc.errors import ConfigError
-from qatc.quantizers import Quantizer
+from qatc.quantizers import Quantizer, activation_quantizer
+from qatc.spec import QuantSpec
 from tests.models import SharedConv, images
 from tests.quantizer_cases import every_case
 
@@ -32,6 +33,22 @@ def test_unmasked_passes_the_gradient_everywhere_and_changes_nothing_else(quanti
     if not quantizer.transforms:
         assert gradient is not None
         assert torch.equal(gradient, g)
+
+
+@pytest.mark.parametrize("name", ["tracked", "lsq", "learned_range", "pact"])
+def test_so_it_does_where_a_training_step_moves_the_range(name: str) -> None:
+    x, g = images(600, seed=1), images(600, seed=9)
+    quantizer = activation_quantizer(name, QuantSpec(4, signed=False), "moving_average:0.01").train()
+    quantizer(0.1 * x)  # the range, far below what follows
+    for ste, share in (("masked", 0.5), ("unmasked", 0.0)):
+        quantizer.ste = ste  # type: ignore[assignment]
+        values = x.clone().requires_grad_()
+        y = quantizer(values)
+        (y * g).sum().backward()
+        assert values.grad is not None
+        assert float((values.grad == 0).float().mean()) >= share
+        assert bool((values.grad == g).all()) == (ste == "unmasked")
+        assert len(y.detach().unique()) <= 16
 
 
 def chosen(model: nn.Module) -> dict[str, str]:

@@ -87,8 +87,9 @@ class Tracked(Quantizer):
 
     def forward(self, x: Tensor, site: int = 0, **given: Any) -> Tensor:
         """Return x on its grid; on a CPU a training step follows and quantizes it in one call."""
-        if self.moves and self.quantizes and self.ste == "masked" and not given and not recomputing():
-            averages = self._averages() if native.takes(x) else None
+        plain = self.ste == "masked" and not any(given.values())
+        if plain and self.moves and self.quantizes and native.takes(x) and not recomputing():
+            averages = self._averages()
             if averages is not None:
                 how = Tracking(averages.momentum, _margin(self.spec))
                 return fake_quantize_tracked(x, averages.averages, how, self.spec, overwrite=self.overwrites)

@@ -122,7 +122,8 @@ quantize is 1, not true or false
             snapshot("""\
 unknown weight quantizer 'lsqq'
   at: qat.toml:2, default.weight_quantizer
-  try: did you mean 'lsq'? there are: tracked, fixed, lsq, lsq_plus, learned_range, sat, sat_asymmetric, sat_default, sat_full_range, ternary, binary\
+  try: did you mean 'lsq'? there are: tracked, fixed, lsq, lsq_plus, learned_range, sat, \
+sat_asymmetric, sat_default, sat_full_range, ternary, binary\
 """),
         ),
         (
