@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tools.bench import accuracy, accuracy_run, prepare, step_cost, step_time
+from tools.bench import accuracy, accuracy_run, accuracy_table, prepare, rates, step_cost, step_time
 from tools.bench.glyphs import CLASSES, SIZE, glyphs
 from tools.bench.peers import Widths, load
 from tools.bench.peers.qatc import config
@@ -41,15 +41,13 @@ class Remembers(nn.Module):
 
 def test_the_order_of_the_data_follows_the_seed_and_nothing_else() -> None:
     images, labels = torch.randn(20, 1, 32, 32), torch.arange(20) % 2
-    task = Task(
-        Remembers, "fc", images, labels, images, labels, Recipe(1, 0.1, 4), Recipe(4, 0.1, 4), Recipe(1, 0.1, 4)
-    )
+    task = Task(Remembers, "fc", images, labels, images, labels, Recipe(1, 0.1, 4), epochs=4)
     runs = []
     for seed, elsewhere in ((0, 1), (0, 2), (5, 1)):
         torch.manual_seed(elsewhere)
         model = Remembers()
         shares: list[float] = []
-        train(model, task, task.recipe, [{"params": list(model.parameters()), "lr": 0.1}], seed, shares.append)
+        train(model, task, task.recipe(0.1), [{"params": list(model.parameters()), "lr": 0.1}], seed, shares.append)
         assert shares == [step / 20 for step in range(20)]
         runs.append(torch.stack(model.shown))
     assert torch.equal(runs[0], runs[1])
@@ -85,7 +83,7 @@ def _row(seed: int, **values: object) -> dict[str, object]:
 
 def test_the_table_has_means_and_deviations_of_what_was_deployed() -> None:
     rows = [_row(0, simulated=90.0, deployed=80.0), _row(1, simulated=94.0, export_error="no 4 bits")]
-    (line,) = accuracy.table(rows)[1:]
+    (line,) = accuracy_table.table(rows)[1:]
     assert " ".join(line.split()) == "digits w4a4 qatc 99.00 92.00 ± 2.83 80.00 ± 0.00 no 4 bits"
 
 
@@ -102,11 +100,66 @@ def test_one_job_is_trained_lowered_and_run(tmp_path: Path) -> None:
     images, labels = torch.rand(64, 1, 32, 32), torch.arange(64) % 10
     task = Task(
         LeNet, "conv1", images, labels, images[:50], labels[:50],
-        *[Recipe(1, 1e-3, 16)] * 3,
+        Recipe(1, 1e-3, 16), epochs=1,
     )  # fmt: skip
-    row = accuracy_run.result("digits", task, load("qatc"), "w4a4-stem8", 0, tmp_path)
+    row = accuracy_run.result("digits", task, load("qatc"), "w4a4-stem8", 0, 1e-3, tmp_path)
     assert row["deployed"] == row["simulated"]
     assert (tmp_path / "digits-float-0.pt").exists()
+
+
+def test_a_rate_is_sought_from_where_the_search_begins_to_where_both_neighbours_are_worse() -> None:
+    worth = dict(zip(rates.CANDIDATES, (1.0, 2.0, 4.0, 5.0, 3.0, 9.0), strict=True))
+    tried = []
+
+    def value(rate: float) -> rates.Score:
+        tried.append(rate)
+        return rates.Score(worth[rate], 0.0)
+
+    found = rates.climb(value, 5e-4)
+    assert tried == [2e-4, 5e-4, 1e-3, 2e-3, 5e-3]
+    assert rates.row_of(found)["rate"] == 2e-3
+
+
+def test_a_score_of_nan_is_the_worst() -> None:
+    images, labels = torch.zeros(4, 1, 32, 32), torch.zeros(4, dtype=torch.long)
+    task = Task(LeNet, "conv1", images, labels, images, labels, Recipe(1, 0.1, 4), epochs=1)
+
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), 10), torch.nan)
+
+    assert rates.score(Broken(), task).minus_loss == -torch.inf
+
+
+def test_rates_are_chosen_by_training_images_alone() -> None:
+    images, labels = torch.arange(12.0).view(12, 1, 1, 1), torch.arange(12)
+    task = Task(LeNet, "conv1", images, labels, -images, labels, Recipe(1, 0.1, 4), epochs=1)
+    part = rates.kept_from_training(task)
+    assert part.labels.tolist() == list(range(10))
+    assert part.test_images.flatten().tolist() == [10, 11]
+
+
+def test_without_a_rate_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rates, "RATES", tmp_path / "rates.jsonl")
+    only = ["--tools", "qatc", "--tasks", "digits", "--cells", "w4a4", "--seeds", "1"]
+    assert accuracy.main([*only, "--resume", str(tmp_path / "rows.jsonl")]) == 2
+    assert "--choose-rates" in capsys.readouterr().err
+
+
+def test_the_markdown_table_marks_the_best_and_brackets_what_has_no_file() -> None:
+    rows = [
+        _row(0, simulated=90.0, deployed=80.0),
+        _row(1, simulated=94.0, deployed=82.0),
+        {**_row(0, simulated=95.0, export_error="no 4 bits"), "tool": "modelopt"},
+        {**_row(0, error="Unsupported"), "tool": "nncf"},
+    ]
+    assert accuracy_table.markdown(rows) == [
+        "| digits, float 99.0 | qatc | modelopt | nncf |",
+        "|---|---|---|---|",
+        "| w4a4 | **81.0 ± 1.4** | (95.0 ± 0.0) | - |",
+    ]
 
 
 def test_qatc_is_asked_for_the_widths_of_the_cell() -> None:

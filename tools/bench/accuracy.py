@@ -1,6 +1,8 @@
 """What quantization-aware training keeps of the accuracy, for qatc and its peers, at the same budget of steps.
 
     tools/bench/accuracy --resume accuracy.jsonl [--tools qatc brevitas] [--tasks glyphs] [--cells w4a4] [--seeds 5]
+    tools/bench/accuracy --resume accuracy.jsonl --choose-rates
+    tools/bench/accuracy --resume docs/comparison/accuracy.jsonl --markdown
 
 Every tool begins with the same float weights and sees the same data in the same order, with the same optimizer. What
 counts is the accuracy of the exported file, run by ONNX Runtime. Each result is noted at once; what the file has is not
@@ -9,20 +11,20 @@ run again, but for what failed. docs/comparison.md says how each tool is set.
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
+from tools.bench import rates
 from tools.bench.accuracy_run import CELLS
-from tools.bench.peers import TOOLS
+from tools.bench.accuracy_table import Row, markdown, table
+from tools.bench.peers import POWER_OF_TWO, TOOLS
 from tools.bench.tasks import TASKS
-
-Row = dict[str, Any]
 
 
 class Job(NamedTuple):
@@ -40,23 +42,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = [
         Job(task, tool, cell, seed)
         for task in args.tasks
-        for cell in args.cells
         for tool in args.tools
-        for seed in range(args.seeds)
-        # No peer has scales that are powers of two; the stem at 8 bits is a row that N2D2 gives of LeNet.
-        if (tool == "qatc" or not CELLS[cell].pow2) and (task == "digits" or CELLS[cell].stem is None)
+        for cell in args.cells
+        for seed in ([rates.SEED] if args.choose_rates else range(args.seeds))
+        # The stem at 8 bits is a row that N2D2 gives of LeNet.
+        if (tool in POWER_OF_TWO or not CELLS[cell].pow2) and (task == "digits" or CELLS[cell].stem is None)
     ]
-    rows = {job: row for job, row in _read(args.resume).items() if "error" not in row}
+    file = rates.RATES if args.choose_rates else args.resume
+    rows = {job: row for job, row in _read(file).items() if "error" not in row}
+    if args.markdown:
+        print("\n".join(markdown([rows[job] for job in jobs if job in rows])))
+        return 0
     left = [job for job in jobs if job not in rows]
-    with args.resume.open("a") as file, tqdm(total=len(left), disable=None, unit="run") as bar:
-        for row in run_all(left, args.resume.with_suffix(".float")):
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+    chosen = {} if args.choose_rates else rates.read(rates.RATES)
+    if unchosen := [job for job in left if not args.choose_rates and job[:3] not in chosen]:
+        print(f"no rate was chosen for {' '.join(unchosen[0][:3])}: run --choose-rates", file=sys.stderr)
+        return 2
+    with file.open("a") as notes, tqdm(total=len(left), disable=None, unit="run") as bar:
+        for row in run_all(left, args.resume.with_suffix(".float"), chosen):
+            notes.write(json.dumps(row) + "\n")
+            notes.flush()
             rows[_job(row)] = row
             bar.set_description(" ".join(map(str, _job(row))))
             bar.update()
-    print("\n".join(table([rows[job] for job in jobs])))
+    print("\n".join(_choices(rows[job] for job in jobs) if args.choose_rates else table([rows[job] for job in jobs])))
     return 0
+
+
+def _choices(rows: Iterable[Row]) -> Iterator[str]:
+    for row in rows:
+        found = row.get("error") or f"{row['rate']:g} of {row['tried']}"
+        yield f"{row['task']:<9}{row['cell']:<12}{row['tool']:<13}{found}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", type=Path, required=True, metavar="FILE",
         help="note each result there; a folder beside it keeps the float weights",
     )  # fmt: skip
+    parser.add_argument(
+        "--choose-rates", action="store_true",
+        help="choose the learning rates, on training images kept from the training, and note them in rates.jsonl",
+    )  # fmt: skip
+    parser.add_argument("--markdown", action="store_true", help="run nothing; print what is noted as Markdown")
     return parser
 
 
@@ -83,59 +104,51 @@ def _read(path: Path) -> dict[Job, Row]:
     return {_job(row): row for row in map(json.loads, lines)}
 
 
-def run_all(jobs: Sequence[Job], folder: Path) -> Iterator[Row]:
-    """Yield a row for each job; those of one task and tool share a process, unless one ends it."""
+def run_all(jobs: Sequence[Job], folder: Path, chosen: Mapping[tuple[str, str, str], Row]) -> Iterator[Row]:
+    """Yield a row for each job; those of one task and tool share a process, unless one ends it.
+
+    `chosen` has the rates by task, tool and cell, or what was said when they were to be chosen; with none of them the
+    rates are what is looked for.
+    """
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
-        groups.setdefault((job.task, job.tool), []).append(job)
+        if error := chosen.get(job[:3], {}).get("error"):
+            yield {**job._asdict(), "error": error}
+        else:
+            groups.setdefault((job.task, job.tool), []).append(job)
     for (task, tool), waiting in groups.items():
         while waiting:
-            for row in _rows(task, tool, waiting, folder):
+            for row in _rows(task, tool, waiting, folder, chosen):
                 waiting.remove(_job(row))
                 yield row
 
 
-def _rows(task: str, tool: str, jobs: Sequence[Job], folder: Path) -> Iterator[Row]:
+def _rows(
+    task: str, tool: str, jobs: Sequence[Job], folder: Path, chosen: Mapping[tuple[str, str, str], Row]
+) -> Iterator[Row]:
     """Yield rows as a process prints them; if it ends before it has printed all, the job that it was at is an error."""
-    named = [f"{job.cell}:{job.seed}" for job in jobs]
+    named = [":".join([job.cell, str(job.seed), *_rate(chosen.get(job[:3]))]) for job in jobs]
     command = [sys.executable, "-P", "-m", "tools.bench.accuracy_run", task, tool, str(folder), *named]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     count = 0
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith('{"task"'):  # some tools print, too
-                yield json.loads(line)
-                count += 1
-        errors = process.stderr.read() if process.stderr is not None else ""
-        code = process.wait()
-    finally:
-        process.kill()
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith('{"task"'):  # some tools print, too
+                    yield json.loads(line)
+                    count += 1
+            code = process.wait()
+        finally:
+            process.kill()
+        errors.seek(0)
+        last = (errors.read().strip().splitlines() or [""])[-1]
     if count < len(jobs):
-        last = (errors.strip().splitlines() or [""])[-1]
         yield {**jobs[count]._asdict(), "error": f"the process ended with {code}: {last}"}
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """Return a line per task, cell and tool: means over the seeds and their standard deviations."""
-    lines = [f"{'task':<9}{'cell':<12}{'tool':<13}{'float':>7}{'simulated':>16}{'deployed':>16}"]
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["task"], row["cell"], row["tool"]), []).append(row)
-    for (task, cell, tool), group in groups.items():
-        failed = [row["error"] for row in group if "error" in row]
-        base = _spread([row["float"] for row in group if "float" in row]).split("±")[0].strip()
-        simulated, run = (_spread([row[key] for row in group if key in row]) for key in ("simulated", "deployed"))
-        reason = next(iter(failed), next((row["export_error"] for row in group if "export_error" in row), ""))
-        lines.append(f"{task:<9}{cell:<12}{tool:<13}{base:>7}{simulated:>16}{run:>16}  {reason[:70]}".rstrip())
-    return lines
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.2f} ± {deviation:.2f}"
+def _rate(row: Row | None) -> list[str]:
+    return [] if row is None else [str(row["rate"])]
 
 
 if __name__ == "__main__":

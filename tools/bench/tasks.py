@@ -31,25 +31,29 @@ class Task:
     test_images: Tensor
     test_labels: Tensor
     float_recipe: Recipe
-    recipe: Recipe  # of fewer bits than 8
-    gentle: Recipe  # of 8 bits, where little is to be regained
+    epochs: int  # with quantization; tools/bench/rates.py has the rates
 
     @property
     def calibration(self) -> list[Tensor]:
         """The batches that ranges are first set from."""
-        return list(self.images[: _CALIBRATION * self.recipe.batch].split(self.recipe.batch))
+        batch = self.float_recipe.batch
+        return list(self.images[: _CALIBRATION * batch].split(batch))
+
+    def recipe(self, rate: float) -> Recipe:
+        """Return that of training with quantization."""
+        return Recipe(self.epochs, rate, self.float_recipe.batch)
 
 
 def _digits() -> Task:
     data = digits.load()
     images = (data.images, data.labels, data.test_images, data.test_labels)
-    return Task(LeNet, "conv1", *images, Recipe(25, 3e-3), Recipe(3, 1e-3), Recipe(3, 2e-4))
+    return Task(LeNet, "conv1", *images, Recipe(25, 3e-3), epochs=3)
 
 
 def _glyphs() -> Task:
     train, test = glyphs(7200, seed=0), glyphs(3600, seed=1)
     images = (train.images, train.labels, test.images, test.labels)
-    return Task(GlyphNet, "stem", *images, Recipe(12, 1e-2), Recipe(1, 2e-3), Recipe(1, 4e-4))
+    return Task(GlyphNet, "stem", *images, Recipe(12, 1e-2), epochs=1)
 
 
 TASKS: dict[str, Callable[[], Task]] = {"digits": _digits, "glyphs": _glyphs}
@@ -114,8 +118,12 @@ def logits(output: object) -> Tensor:
     return found
 
 
+def evaluated(predict: Callable[[Tensor], object], task: Task) -> Tensor:
+    """Return the logits of the test images."""
+    with torch.no_grad():
+        return torch.cat([logits(predict(images)) for images in task.test_images.split(BATCH)])
+
+
 def test_accuracy(predict: Callable[[Tensor], object], task: Task) -> float:
     """Return the share of test images, in percent, that are labelled right."""
-    with torch.no_grad():
-        found = [logits(predict(images)) for images in task.test_images.split(BATCH)]
-    return accuracy(torch.cat(found), task.test_labels)
+    return accuracy(evaluated(predict, task), task.test_labels)

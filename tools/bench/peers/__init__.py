@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 PEERS = ("modelopt", "torchao", "torch_ao_fx", "nncf", "aimet", "brevitas")
 TOOLS = ("qatc", *PEERS)
+POWER_OF_TWO = ("qatc", "brevitas")  # those that have scales of that kind
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from aimet_torch.batch_norm_fold import fold_all_batch_norms  # noqa: E402
 from aimet_torch.common.defs import QuantScheme  # noqa: E402
 from aimet_torch.quantsim import QuantizationSimModel  # noqa: E402
 
+_LEAST = 4  # bits of activations that the constructor takes; a quantizer itself takes fewer
+
 
 class Aimet(Tool):
     """BatchNorm is folded before training, as its guide does where batch norm re-estimation is not used."""
@@ -43,11 +45,16 @@ class Aimet(Tool):
                 prepared,
                 (example,),
                 quant_scheme=QuantScheme.training_range_learning_with_tf_init,
-                default_output_bw=widths.activations,
+                default_output_bw=max(widths.activations, _LEAST),
                 default_param_bw=widths.weights,
                 config_file=str(config),
                 in_place=True,
             )
+            if widths.activations < _LEAST:
+                for module in self._sim.qmodules():
+                    for quantizer in (*module.input_quantizers, *module.output_quantizers):
+                        if quantizer is not None:
+                            quantizer.bitwidth = widths.activations
             if widths.stem is not None:
                 stem = self._sim.model.get_submodule(widths.stem)
                 for quantizer in (*stem.input_quantizers, stem.param_quantizers["weight"]):
@@ -59,7 +66,7 @@ class Aimet(Tool):
         return result
 
     def export(self, model: nn.Module, example: Tensor, path: Path) -> None:
-        """Write QDQ with its exporter's defaults (int32 biases)."""
+        """Write QDQ, biases in float: ONNX Runtime 1.31 makes nonsense of a Gemm with an int32 bias per channel."""
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             aimet_torch.onnx.export(
@@ -70,7 +77,7 @@ class Aimet(Tool):
                 opset_version=21 if self._narrow else 17,  # the first with types of 4 bits
                 dynamo=False,
                 prequantize_constants=True,
-                export_int32_bias=True,
+                export_int32_bias=False,
             )
 
 

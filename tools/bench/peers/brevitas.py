@@ -10,10 +10,26 @@ import torch
 from brevitas.export import export_onnx_qcdq
 from brevitas.graph import quantize as bq
 from brevitas.graph.calibrate import calibration_mode
-from brevitas.quant import Int8WeightPerChannelFloat
+from brevitas.quant import (
+    Int8ActPerTensorFixedPoint,
+    Int8ActPerTensorFloat,
+    Int8WeightPerChannelFloat,
+    Uint8ActPerTensorFixedPoint,
+    Uint8ActPerTensorFixedPointMaxInit,
+    Uint8ActPerTensorFloat,
+    Uint8ActPerTensorFloatMaxInit,
+)
+from brevitas.quant.fixed_point import Int8WeightPerChannelFixedPoint
 from torch import Tensor, nn
 
-from tools.bench.peers import Tool, Unsupported, Widths, run_over
+from tools.bench.peers import Tool, Widths, run_over
+
+_FIXED_POINT = {
+    Int8ActPerTensorFloat: Int8ActPerTensorFixedPoint,
+    Uint8ActPerTensorFloat: Uint8ActPerTensorFixedPoint,
+    Uint8ActPerTensorFloatMaxInit: Uint8ActPerTensorFixedPointMaxInit,
+    Int8WeightPerChannelFloat: Int8WeightPerChannelFixedPoint,
+}
 
 
 class Brevitas(Tool):
@@ -23,16 +39,14 @@ class Brevitas(Tool):
 
     def prepare(self, model: nn.Module, calibration: Sequence[Tensor], widths: Widths) -> nn.Module:
         """Fold, insert by its tables with the widths asked for, and calibrate."""
-        if widths.pow2:
-            raise Unsupported("scales that are powers of two")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             folded = bq.preprocess_for_quantize(model.eval(), equalize_iters=0)
             prepared: nn.Module = bq.quantize(
                 folded,
-                quant_identity_map=_widened(bq.QUANT_IDENTITY_MAP, widths.activations),
+                quant_identity_map=_widened(bq.QUANT_IDENTITY_MAP, widths),
                 compute_layer_map=_layers(widths),
-                quant_act_map=_widened(bq.QUANT_ACT_MAP, widths.activations),
+                quant_act_map=_widened(bq.QUANT_ACT_MAP, widths),
             )
             if widths.stem is not None:
                 _widen_input(prepared, widths.stem)
@@ -55,13 +69,21 @@ class Brevitas(Tool):
             )
 
 
-def _widened(table: dict[type, Any], bits: int) -> dict[type, Any]:
-    return {kind: (made, {**options, "bit_width": bits}) for kind, (made, options) in table.items()}
+def _widened(table: dict[type, Any], widths: Widths) -> dict[type, Any]:
+    return {
+        kind: (made, {**options, "bit_width": widths.activations, "act_quant": _scaled(options["act_quant"], widths)})
+        for kind, (made, options) in table.items()
+    }
+
+
+def _scaled(quantizer: Any, widths: Widths) -> Any:
+    """Return it, or its form with scales that are powers of two; what has none stays: the networks here use none."""
+    return _FIXED_POINT.get(quantizer, quantizer) if widths.pow2 else quantizer
 
 
 def _layers(widths: Widths) -> dict[type, Any]:
     given: dict[str, Any] = {
-        "weight_quant": Int8WeightPerChannelFloat,
+        "weight_quant": _scaled(Int8WeightPerChannelFloat, widths),
         # It calls lambdas, and no other functions.
         "weight_bit_width": lambda module, name: 8 if name == widths.stem else widths.weights,
     }
