@@ -18,6 +18,7 @@ from qatc.quantizers import (
     WeightLSQ,
     weight_quantizer,
 )
+from qatc.quantizers.lsq import OCTAVES
 from qatc.quantizers.ranged import margin
 from qatc.ranges import Range
 from qatc.spec import Pow2, QuantSpec
@@ -167,12 +168,12 @@ def test_lsq_plus_learns_step_and_offset(spec: QuantSpec) -> None:
     def scaled(value: Tensor) -> Tensor:
         return value * share + (value * (1 - share)).detach()
 
-    def plain(x: Tensor, log2: Tensor, beta: Tensor) -> Tensor:
-        step = scaled(torch.exp2(log2))
+    def plain(x: Tensor, log: Tensor, beta: Tensor) -> Tensor:
+        step = scaled(torch.exp2(OCTAVES * log))
         zero = rounded(-scaled(beta) / step)
         return rounded(torch.minimum(torch.maximum(x / step, spec.qmin - zero), spec.qmax - zero)) * step
 
-    agree(quantizer, x, plain, ["log2_scale", "offset"])
+    agree(quantizer, x, plain, ["log_scale", "offset"])
 
 
 def test_lsq_plus_has_the_papers_gradients() -> None:
@@ -189,8 +190,8 @@ def test_lsq_plus_has_the_papers_gradients() -> None:
     clipped = (v < 0) | (v > 15)
     slope = torch.where(clipped, v.clamp(0, 15), v.round() - v)
     share = 1.0 / math.sqrt(300 * 15)
-    expected = (g * slope).sum() * share * step * math.log(2)  # the parameter is log2 of the step
-    torch.testing.assert_close(quantizer.log2_scale.grad, expected.view(1), rtol=1e-4, atol=1e-5)
+    expected = (g * slope).sum() * share * step * OCTAVES * math.log(2)  # the parameter is a logarithm of the step
+    torch.testing.assert_close(quantizer.log_scale.grad, expected.view(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(quantizer.offset.grad, ((g * clipped).sum() * share).view(1))
 
 

@@ -26,6 +26,7 @@ from qatc.quantizers import (
     weight_quantizer,
 )
 from qatc.quantizers.fake_quantize import snap
+from qatc.quantizers.lsq import OCTAVES
 from qatc.ranges import Range
 from qatc.spec import QuantSpec
 from tests.models import ResidualIdentity, images
@@ -190,9 +191,9 @@ def test_lsqs_gradients_are_those_of_the_straight_through_form(spec: QuantSpec) 
 
     grid = quantizer.checked_grid(x)
     wide = x.detach().double().requires_grad_()
-    log2 = quantizer.log2_scale.detach().double().requires_grad_()
-    share = 1.0 / math.sqrt(x.numel() / log2.numel() * spec.qmax)
-    step = torch.exp2(log2)
+    log = quantizer.log_scale.detach().double().requires_grad_()
+    share = 1.0 / math.sqrt(x.numel() / log.numel() * spec.qmax)
+    step = torch.exp2(OCTAVES * log)
     step = broadcast(step * share + (step * (1 - share)).detach(), x, spec.axis)
     zero_point = broadcast(grid.zero_point, x, spec.axis).double()
     ratio = torch.minimum(torch.maximum(2 * wide / step, spec.qmin - zero_point), spec.qmax - zero_point)
@@ -200,7 +201,7 @@ def test_lsqs_gradients_are_those_of_the_straight_through_form(spec: QuantSpec) 
     (levels * step * factor.double()).sum().backward()
     # float32 sums of 50 to 300 terms
     torch.testing.assert_close(x.grad, wide.grad, rtol=1e-5, atol=1e-6, check_dtype=False)
-    torch.testing.assert_close(quantizer.log2_scale.grad, log2.grad, rtol=1e-4, atol=1e-5, check_dtype=False)
+    torch.testing.assert_close(quantizer.log_scale.grad, log.grad, rtol=1e-4, atol=1e-5, check_dtype=False)
 
 
 @pytest.mark.parametrize("rate", [-1e4, -1e2, 1e2, 1e4])
@@ -226,7 +227,7 @@ def test_a_learned_grid_never_ends_past_its_upper_bound(symmetric: bool, pow2: b
     assert isinstance(quantizer, LSQ)
     for shift in (0.0, 0.1, 1.0, 10.0):
         with torch.no_grad():
-            quantizer.log2_scale.add_(shift)
+            quantizer.log_scale.add_(shift)
         grid = quantizer.checked_grid(images(1))
         high = (spec.qmax - float(grid.zero_point)) * float(grid.scale)
         assert 0.5 < high <= 1.5 * (1 + 2**-23)  # it uses its range, and no more

@@ -1,4 +1,4 @@
-"""Learned step size quantization (Esser et al., arXiv:1902.08153), the step in the log2 domain."""
+"""Learned step size quantization (Esser et al., arXiv:1902.08153), the step in the log domain."""
 
 import math
 from dataclasses import replace
@@ -23,20 +23,26 @@ from qatc.spec import QuantSpec
 
 # Keeps the step finite.
 MAX_LOG2_SCALE = 40.0
+# Octaves per unit of the parameter. By one octave, Adam at a rate that suits weights moves a step hardly at all in a
+# short training, too little for 4 bits and fewer (TQT, arXiv:1903.08066, gives its log2 thresholds a rate of 1e-2 where
+# its weights have 1e-6); docs/comparison.md has what other factors are worth.
+OCTAVES = 8.0
 
 
 class _Learned(Quantizer):
-    """The step as exp2 of a parameter: positive whatever the optimizer does; [1], as FSDP shards it, or [channels].
+    """The step as a power, base 256, of a parameter: positive whatever the optimizer does.
+
+    The parameter is [1], as FSDP shards it, or [channels].
 
     The step's gradient is scaled by 1 / sqrt(n * qmax), n the number of values per step (section 2.2 of the paper).
     """
 
     default_range: ClassVar[str] = "mean_magnitude"
-    log2_scale: nn.Parameter
+    log_scale: nn.Parameter
 
     def step(self) -> Tensor:
         """Return the learned step, 0-d or [channels]; finite, however far the optimizer went."""
-        step = torch.exp2(self.log2_scale.float().clamp(max=MAX_LOG2_SCALE))
+        step = torch.exp2((OCTAVES * self.log_scale.float()).clamp(max=MAX_LOG2_SCALE))
         return step.view(()) if self.spec.axis is None else step
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
@@ -50,7 +56,7 @@ class _Learned(Quantizer):
 
     def _set_scale(self, scale: Tensor) -> None:
         with torch.no_grad():
-            self.log2_scale.copy_(torch.log2(scale.clamp(min=MIN_SCALE)).view_as(self.log2_scale))
+            self.log_scale.copy_((torch.log2(scale.clamp(min=MIN_SCALE)) / OCTAVES).view_as(self.log_scale))
         self._ready = False
 
 
@@ -79,13 +85,13 @@ class WeightLSQ(WeightQuantizer, _Learned):
 
     def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
         super().__init__(spec, range_name, sites)
-        self.log2_scale = nn.Parameter(torch.empty(0))
+        self.log_scale = nn.Parameter(torch.empty(0))
 
     @classmethod
     def of(cls, spec: QuantSpec, weight: Tensor, range_name: str | None = None) -> Self:
         """Return the quantizer with its step set from the weight."""
         made = cls(spec, range_name)
-        made.log2_scale = nn.Parameter(torch.empty_like(made.range_of(weight).low.view(-1)))
+        made.log_scale = nn.Parameter(torch.empty_like(made.range_of(weight).low.view(-1)))
         made.begin(weight)
         return made
 
@@ -112,7 +118,7 @@ class LSQ(_Learned):
 
     def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:
         super().__init__(spec, range_name, sites)
-        self.log2_scale = nn.Parameter(torch.full((1,), torch.nan))
+        self.log_scale = nn.Parameter(torch.full((1,), torch.nan))
         self.register_buffer("zero_point", torch.zeros(()))
 
     def start(self, found: Range) -> None:
@@ -128,4 +134,4 @@ class LSQ(_Learned):
         return Grid(learned_scale(self.step(), zero_point, self.spec, floor), zero_point)
 
     def _state(self) -> list[Tensor]:
-        return [self.log2_scale]
+        return [self.log_scale]

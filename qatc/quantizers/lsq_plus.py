@@ -51,4 +51,4 @@ class LSQPlus(LSQ):
         return Grid(scale, straight_through(-offset / scale, exact))
 
     def _state(self) -> list[Tensor]:
-        return [self.log2_scale] if self.offset is None else [self.log2_scale, self.offset]
+        return [self.log_scale] if self.offset is None else [self.log_scale, self.offset]

@@ -64,7 +64,7 @@ def test_dampening_is_the_papers_loss_and_has_its_gradient(quantizer: str) -> No
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
     torch.testing.assert_close(gm.conv.weight.grad.double(), weight.grad, rtol=1e-4, atol=1e-6)
     if quantizer == "lsq":
-        assert gm.conv.weight_quantizer.log2_scale.grad is None
+        assert gm.conv.weight_quantizer.log_scale.grad is None
 
 
 def test_with_a_batch_norm_it_is_the_folded_weight_that_counts() -> None:

@@ -94,7 +94,7 @@ def test_a_step_per_channel_is_of_the_weight_and_one_step_of_the_folded_weight()
     for per_channel, shape in ((True, (4,)), (False, (1,))):
         config = QConfig(LayerConfig(weight_quantizer="lsq", per_channel=per_channel))
         quantizer = qatc.prepare(model, images(), config=config).get_submodule("0.weight_quantizer")
-        assert quantizer.log2_scale.shape == shape
+        assert quantizer.log_scale.shape == shape
 
 
 def test_the_factor_of_a_bn_keeps_eight_bits_a_channel() -> None:
