@@ -93,9 +93,20 @@ def test_recording_covers_all_batches() -> None:
 def test_lsq_begins_with_the_papers_step() -> None:
     x = images(4, 100)
     expected = 2 * x.abs().mean() / math.sqrt(7)
-    torch.testing.assert_close(calibrated("lsq", QuantSpec(4), *x).checked_grid(x).scale, expected)
+    quantizer = calibrated("lsq", QuantSpec(4), *x, estimate="mean_magnitude")
+    torch.testing.assert_close(quantizer.checked_grid(x).scale, expected)
     weights = weight_quantizer("lsq", QuantSpec(4), x, "mean_magnitude")
     torch.testing.assert_close(weights.checked_grid(x).scale, expected)
+
+
+def test_a_learned_step_of_an_activation_begins_with_the_least_error() -> None:
+    x = torch.cat([images(50, 40).flatten(), torch.tensor([30.0])])  # a grid up to 30 would put all others at zero
+    for spec in (QuantSpec(3), QuantSpec(3, signed=False, symmetric=False)):
+        begun, whole = (
+            (calibrated(name, spec, x, estimate=estimate)(x).detach() - x).square().mean()
+            for name, estimate in (("lsq", None), ("fixed", "minmax"))
+        )
+        assert float(begun) < float(whole) / 1.1
 
 
 def test_a_learned_step_of_a_weight_begins_with_the_least_error() -> None:

@@ -96,8 +96,10 @@ FOUNDERS: dict[str, QConfig] = {
         LayerConfig(
             weight_bits=8,  # QWeight.Range=255
             activation_bits=8,  # QAct.Range=255
-            weight_quantizer="lsq",  # s0 = 2 * mean|w| / sqrt(Qp)
+            weight_quantizer="lsq",
+            weight_range="mean_magnitude",  # s0 = 2 * mean|w| / sqrt(Qp)
             activation_quantizer="lsq",
+            activation_range="mean_magnitude",
             per_channel=False,  # one step size a layer
         ),
     ),
