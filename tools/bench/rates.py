@@ -19,7 +19,7 @@ from tools.digits import accuracy
 
 RATES = Path(__file__).with_name("rates.jsonl")
 SEED = 100  # of the trials; the comparison's begin at 0
-CANDIDATES = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+CANDIDATES = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 # Where the search begins.
 OF_8_BITS, OF_FEWER = 5e-4, 2e-3
 _KEPT = 6  # one image in so many
