@@ -25,7 +25,7 @@ from qatc.spec import QuantSpec
 MAX_LOG2_SCALE = 40.0
 # Octaves per unit of the parameter. By one octave, Adam at a rate that suits weights moves a step hardly at all in a
 # short training, too little for 4 bits and fewer (TQT, arXiv:1903.08066, gives its log2 thresholds a rate of 1e-2 where
-# its weights have 1e-6); docs/comparison.md has what other factors are worth.
+# its weights have 1e-6); docs/decisions/learned-steps.md has what other factors are worth.
 OCTAVES = 8.0
 
 
