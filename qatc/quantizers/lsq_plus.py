@@ -25,6 +25,7 @@ class LSQPlus(LSQ):
     round(-beta / s), the gradient passing straight through. Step and offset begin at the least square error.
     """
 
+    default_range: ClassVar[str] = "mse"
     offset: nn.Parameter | None
 
     def __init__(self, spec: QuantSpec, range_name: str | None = None, sites: int = 1) -> None:

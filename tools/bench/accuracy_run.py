@@ -94,6 +94,7 @@ def trained(start: torch.nn.Module, task: Task, tool: Tool, cell: str, seed: int
     tool.train(model)
     groups = tool.groups(model, rate)
     train(model, task, task.recipe(rate), groups, seed, lambda done: tool.advance(model, done))
+    tool.finish(model, task.measured)
     tool.evaluate(model)
     return model
 

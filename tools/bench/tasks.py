@@ -15,7 +15,7 @@ from tools.digits import Recipe, accuracy
 from tools.networks import LeNet
 
 BATCH = 150  # of evaluation and of the files; every test set is a multiple of it
-_CALIBRATION = 8  # batches of training images
+_CALIBRATION, _MEASURED = 8, 100  # batches of training images
 _WARM_UP = 0.1  # of the steps
 _SHIFT = 2  # pixels by which a batch is moved while training
 
@@ -36,8 +36,16 @@ class Task:
     @property
     def calibration(self) -> list[Tensor]:
         """The batches that ranges are first set from."""
+        return self._first(_CALIBRATION)
+
+    @property
+    def measured(self) -> list[Tensor]:
+        """The batches that statistics are taken from when the training is over."""
+        return self._first(_MEASURED)
+
+    def _first(self, count: int) -> list[Tensor]:
         batch = self.float_recipe.batch
-        return list(self.images[: _CALIBRATION * batch].split(batch))
+        return list(self.images[: count * batch].split(batch))
 
     def recipe(self, rate: float) -> Recipe:
         """Return that of training with quantization."""

@@ -45,7 +45,7 @@ class Unsupported(Exception):
 class Tool:
     """One tool as the benches use it; any method may raise, and the bench notes what was said.
 
-    The order of calls is prepare, then train and evaluate in turns, then export after evaluate.
+    The order of calls is prepare, then train and evaluate in turns, finish before the last evaluate, then export.
     """
 
     package = ""
@@ -68,6 +68,9 @@ class Tool:
 
     def advance(self, model: nn.Module, done: float) -> None:
         """Do what the tool's guide advises when this share of the training is done; called before every step."""
+
+    def finish(self, model: nn.Module, batches: Sequence[Tensor]) -> None:
+        """Do what the tool's guide advises when the training is over; the batches are training images."""
 
     def evaluate(self, model: nn.Module) -> None:
         """Put it into the mode whose outputs the exported file is to reproduce."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import qatc
 from qatc.config.presets import PRESETS
+from qatc.modules.batch_norms import BatchNorm
 from tools.bench.peers import Tool, Widths
 from tools.digits import FREEZE_BN, FREEZE_RANGES
 
@@ -16,6 +17,7 @@ class QATC(Tool):
     """The presets' quantizers at other widths, for every layer alike: no layer is kept at 8 bits for free."""
 
     package = "qatc"
+    _few_bits = False
 
     def version(self) -> str:
         """Return the source's own version: it need not be installed."""
@@ -23,16 +25,22 @@ class QATC(Tool):
 
     def prepare(self, model: nn.Module, calibration: Sequence[Tensor], widths: Widths) -> nn.Module:
         """Prepare and calibrate."""
+        self._few_bits = min(widths.weights, widths.activations) < 8
         prepared = qatc.prepare(model, (calibration[0],), config=config(widths))
         qatc.calibrate(prepared, calibration, progress=False)
         return prepared
 
     def advance(self, model: nn.Module, done: float) -> None:
-        """Stop statistics, then ranges, as the demo does."""
-        if done >= FREEZE_BN:
+        """Stop statistics, as the demo does, where `finish` does not measure them anew; then ranges."""
+        if done >= FREEZE_BN and not self._few_bits:
             qatc.freeze_bn(model)
         if done >= FREEZE_RANGES:
             qatc.freeze_ranges(model)
+
+    def finish(self, model: nn.Module, batches: Sequence[Tensor]) -> None:
+        """Measure statistics anew, as docs/accuracy.md advises for few bits."""
+        if self._few_bits and any(isinstance(module, BatchNorm) for module in model.modules()):
+            qatc.reestimate_bn(model, batches, progress=False)
 
     def export(self, model: nn.Module, example: Tensor, path: Path) -> None:
         """Lower for ONNX Runtime."""
