@@ -12,6 +12,8 @@ from qatc.spec import Pow2, QuantSpec
 MIN_SCALE = 2.0**-40
 # A bias must fit 32 bits on the grid scale_x * scale_w, with room for the sum it is added to.
 BIAS_CODES = 2.0**30
+# The largest float32 that fits 32 bits.
+LARGEST_BIAS_CODE = 2.0**31 - 128
 # Mantissas above these go up: all but 1/2 itself, or those above 2^-1/2 (the greatest float32 that is not).
 _HALF, _NEARER_ABOVE = 0.5, 0.707106769084930419921875
 
@@ -86,6 +88,12 @@ def power_of_two(scale: Tensor, rounding: Pow2) -> Tensor:
         return exact_or_down
     least = _HALF if rounding == "up" else _NEARER_ABOVE
     return torch.where(mantissa <= least, exact_or_down, 2 * exact_or_down)
+
+
+def least_scale(bias: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
+    """Return the scale of a weight below which the bias would not fit 32 bits on the grid of it times `scale`."""
+    least = bias.detach().float().abs() / (BIAS_CODES * scale)
+    return least if spec.axis is not None else least.max()
 
 
 def per_channel(value: Tensor, like: Tensor, axis: int | None) -> Tensor:

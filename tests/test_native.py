@@ -13,6 +13,7 @@ from qatc import native
 from qatc.grid import Grid, grid_from_range
 from qatc.native.library import library
 from qatc.quantizers import kernels
+from qatc.quantizers.ranged import WeightTracked
 from qatc.ranges.base import extremes
 from qatc.ranges.extremes import MovingAverage
 from qatc.spec import QuantSpec
@@ -159,3 +160,21 @@ def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch
             assert not native.takes(torch.ones(3))
     library.cache_clear()
     assert library() is not None
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (7, 3, 3, 3), (2, 40000)], ids=str)
+def test_a_layer_deploys_as_by_the_operators(shape: tuple[int, ...], plain: Any) -> None:
+    weight, bias = values(shape).requires_grad_(), values(shape[:1], 1)
+    bias[0] = 1e9  # would not fit 32 bits on the weight's own grid
+    bias.requires_grad_()
+    quantizer = WeightTracked(QuantSpec(8, axis=0, narrow=True))
+    scale = torch.tensor(0.013)
+    assert quantizer.follows_channels
+    found, expected = (call(quantizer.with_bias, weight, bias, scale, None) for call in (_as_it_is, plain))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    (found[0].sum() + 2 * found[1].sum()).backward()
+    assert weight.grad is not None
+    assert bias.grad is not None
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+    assert torch.equal(bias.grad, torch.full_like(bias, 2.0))

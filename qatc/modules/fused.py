@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from qatc.compiled import as_it_is_now
 from qatc.errors import QatcError
-from qatc.grid import BIAS_CODES, Grid, per_channel
+from qatc.grid import Grid, least_scale, per_channel
 from qatc.modules.batch_norms import AnyBatchNorm, BatchNorm, StaysInEval
 from qatc.modules.bn_modes import DEFAULT, train
 from qatc.modules.bn_modes.call import LayerCall
 from qatc.modules.clips import is_left
 from qatc.quantizers.base import Quantizer
-from qatc.quantizers.fake_quantize import bias_codes, snap
+from qatc.quantizers.fake_quantize import bias_codes
 
 T = TypeVar("T", bound="Fused")
 
@@ -167,10 +167,7 @@ class Fused(nn.Module):
             return quantizer.passed(weight), bias
         if bias is None or grid is None or not grid.quantizes or not quantizer.quantizes:
             return quantizer(weight, gain=gain, floor=self.least_scale(bias, grid)), bias
-        step = self.input_scale(grid)
-        floor = self._least_scale(bias, step)
-        weight_grid = quantizer.grid(weight.detach(), gain, floor)
-        return quantizer(weight, gain=gain, on=weight_grid), snap(bias, weight_grid.scale.detach() * step)
+        return quantizer.with_bias(weight, bias, self.input_scale(grid), gain)
 
     def runs_on_codes(self, grid: Quantizer | None) -> TypeGuard[Quantizer]:
         """Say whether this call only evaluates, with everything quantized."""
@@ -202,12 +199,8 @@ class Fused(nn.Module):
         """Return the weight scale below which the bias would not fit 32 bits; None where there is no bias grid."""
         if bias is None or grid is None or not grid.quantizes:
             return None
-        return self._least_scale(bias, self.input_scale(grid))
-
-    def _least_scale(self, bias: Tensor, scale: Tensor) -> Tensor:
         assert self.weight_quantizer is not None
-        least = bias.detach().float().abs() / (BIAS_CODES * scale)
-        return least if self.weight_quantizer.spec.axis is not None else least.max()
+        return least_scale(bias, self.input_scale(grid), self.weight_quantizer.spec)
 
     def bias_step(self, weight_grid: Grid, grid: Quantizer) -> Tensor:
         """Return the bias's step, float32(scale_x * scale_w), [channels] or 0-d."""

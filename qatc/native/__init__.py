@@ -3,7 +3,7 @@
 import math
 from ctypes import byref
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,26 @@ def grid(low: Tensor, high: Tensor, spec: QuantSpec, floor: Tensor | None, least
     pointers = (low.data_ptr(), high.data_ptr(), floors, scale.data_ptr(), zero_point.data_ptr())
     _call("grid", ends, low.numel(), *pointers)
     return scale, zero_point
+
+
+class Bounds(NamedTuple):
+    """The least scale; the codes that a bias may have, a scale being widened for it; and those that fit 32 bits."""
+
+    scale: float
+    bias: float
+    int32: float
+
+
+def cover(weight: Tensor, bias: Tensor, scale: Tensor, spec: QuantSpec, bounds: Bounds) -> tuple[Tensor, Tensor]:
+    """Return a weight [channels, ...] on grids that cover its channels, and the bias [channels] on those times `scale`.
+
+    `scale` is the input's, 0-d.
+    """
+    covered, snapped = torch.empty_like(weight), torch.empty_like(bias)
+    pointers = (t.data_ptr() for t in (weight, bias, scale, covered, snapped))
+    shape = _shape(weight, spec, 0.0)
+    _call("cover", shape, bounds.scale, bounds.bias, bounds.int32, *pointers)
+    return covered, snapped
 
 
 def averaged_grid(averages: Tensor, margin: float, spec: QuantSpec, least: float) -> Grid:

@@ -251,3 +251,24 @@ int track(const Shape *s, const Ends *e, const float *x, float *averages, float 
     averaged_grid(e, averages, margin, &scale, &zero);
     return fake_quantize(s, x, &scale, &zero, out, clipped);
 }
+
+/* A layer as it deploys: each channel's weights on the symmetric grid of their greatest magnitude, and the bias on that
+   grid times the input's scale, in at most `int32` codes; where it would take more than `bias_codes`, the grid is wider. */
+void cover(const Shape *s, float least, float bias_codes, float int32, const float *weight, const float *bias,
+           const float *input_scale, float *out, float *snapped) {
+    const uint32_t *bits = (const uint32_t *)weight;
+#pragma omp parallel for schedule(static) num_threads(s->threads) if (s->threads > 1)
+    for (ptrdiff_t c = 0; c < s->channels; c++) {
+        ptrdiff_t start = c * s->inner, end = start + s->inner;
+        uint32_t most = 0; /* of magnitudes the bits are in the order of the values, NaN the greatest */
+        for (ptrdiff_t k = start; k < end; k++) {
+            uint32_t magnitude = bits[k] & 0x7fffffffu;
+            most = magnitude > most ? magnitude : most;
+        }
+        float scale = larger(larger(value_of((int32_t)most) / s->qmax, least), fabsf(bias[c]) / (bias_codes * *input_scale));
+        for (ptrdiff_t k = start; k < end; k++)
+            out[k] = to_even(clamp(weight[k] / scale, s->qmin, s->qmax)) * scale;
+        float step = scale * *input_scale;
+        snapped[c] = clamp(rintf(bias[c] / step), -int32, int32) * step;
+    }
+}

@@ -62,6 +62,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "follow": (_NOTHING, _SHAPE, *[_TENSOR] * 2, _FLOAT, _FLOAT, ctypes.c_int),
     "grid": (_NOTHING, _ENDS, ctypes.c_ssize_t, *[_TENSOR] * 5),
     "averaged_grid": (_NOTHING, _ENDS, _TENSOR, _FLOAT, *[_TENSOR] * 2),
+    "cover": (_NOTHING, _SHAPE, *[_FLOAT] * 3, *[_TENSOR] * 5),
     "track": (
         _INT,
         _SHAPE,

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from qatc.compiled import as_it_is_now
 from qatc.errors import CalibrationError
-from qatc.grid import Grid, codes, per_channel
-from qatc.quantizers.fake_quantize import fake_quantize, straight_through_and
+from qatc.grid import Grid, codes, least_scale, per_channel
+from qatc.quantizers.fake_quantize import fake_quantize, snap, straight_through_and
 from qatc.ranges import Range, RangeEstimator, range_estimator
 from qatc.ranks import Join, join
 from qatc.spec import MAX_BITS, MIN_ACTIVATION_BITS, QuantSpec, Ste
@@ -100,6 +100,11 @@ class Quantizer(nn.Module):
         if self.ste == "unmasked":
             return straight_through_and(x, self.quantize(x.detach(), grid))
         return self.quantize(x, grid)
+
+    def with_bias(self, weight: Tensor, bias: Tensor, scale: Tensor, gain: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return a weight on its grid, and the bias as its int32 codes read: on that times `scale`, the input's."""
+        on = self.grid(weight.detach(), gain, least_scale(bias, scale, self.spec))
+        return self(weight, gain=gain, on=on), snap(bias, on.scale.detach() * scale)
 
     @property
     def acts(self) -> bool:

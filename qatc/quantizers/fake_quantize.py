@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qatc.grid import Grid
+from qatc import native
+from qatc.grid import BIAS_CODES, LARGEST_BIAS_CODE, MIN_SCALE, Grid
+from qatc.native import Bounds
 from qatc.quantizers import kernels
 from qatc.quantizers.kernels import Tracking
 from qatc.spec import QuantSpec
@@ -59,6 +61,18 @@ class _Unclipped(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return grads[0], None, None, None
+
+
+class _WithBias(torch.autograd.Function):
+    """The same of a weight, per channel, and of a bias on its grid: both gradients are 1."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, scale: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+        return native.cover(weight, bias, scale, spec, Bounds(MIN_SCALE, BIAS_CODES, LARGEST_BIAS_CODE))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0], grads[1], None, None
 
 
 class _Learned(torch.autograd.Function):
@@ -127,6 +141,12 @@ def fake_quantize_covered(x: Tensor, grid: Grid, spec: QuantSpec) -> Tensor:
     return result
 
 
+def fake_quantize_with_bias(weight: Tensor, bias: Tensor, scale: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Return a weight on the grid of its greatest magnitudes, and its bias as its codes read; the kernels take all."""
+    result: tuple[Tensor, Tensor] = _WithBias.apply(weight, bias, scale, spec)
+    return result
+
+
 def fake_quantize_learned(x: Tensor, grid: Grid, spec: QuantSpec, gradient_scale: float = 1.0) -> Tensor:
     """Return x on the grid, in x's dtype; x gets its gradient where it was not clipped.
 
@@ -174,13 +194,9 @@ def straight_through_and(source: Tensor, value: Tensor) -> Tensor:
     return result
 
 
-# The largest float32 that fits 32 bits.
-_LARGEST_BIAS_CODE = 2.0**31 - 128
-
-
 def bias_codes(bias: Tensor, step: Tensor) -> Tensor:
     """Return the int32 codes of a bias, as float32."""
-    return (bias.detach().float() / step.detach()).round_().clamp_(-_LARGEST_BIAS_CODE, _LARGEST_BIAS_CODE)
+    return (bias.detach().float() / step.detach()).round_().clamp_(-LARGEST_BIAS_CODE, LARGEST_BIAS_CODE)
 
 
 def snap(bias: Tensor, step: Tensor) -> Tensor:

@@ -11,7 +11,12 @@ from qatc import native
 from qatc.errors import ConfigError, QatcWarning
 from qatc.grid import MIN_SCALE, Grid, grid_from_range
 from qatc.quantizers.base import Quantizer, recomputing
-from qatc.quantizers.fake_quantize import fake_quantize, fake_quantize_covered, fake_quantize_tracked
+from qatc.quantizers.fake_quantize import (
+    fake_quantize,
+    fake_quantize_covered,
+    fake_quantize_tracked,
+    fake_quantize_with_bias,
+)
 from qatc.quantizers.kernels import Tracking
 from qatc.quantizers.weight import WeightQuantizer
 from qatc.ranges import RANGE_ESTIMATORS, Range
@@ -135,6 +140,18 @@ class WeightTracked(WeightQuantizer):
     def follows_channels(self) -> bool:
         """Whether a factor per channel changes no code: so it is with free scales per channel."""
         return self.spec.axis is not None and self.spec.pow2 is None and self.range_name == "absmax"
+
+    def with_bias(self, weight: Tensor, bias: Tensor, scale: Tensor, gain: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return weight and bias as they deploy; on a CPU by one call."""
+        alike = self.spec.axis == 0 and self.spec.symmetric and bias.shape == weight.shape[:1]
+        if (
+            alike
+            and self.follows_channels
+            and all(map(native.takes, (weight, bias, scale)))
+            and not self._forward_hooks
+        ):
+            return fake_quantize_with_bias(weight, bias, scale, self.spec)
+        return super().with_bias(weight, bias, scale, gain)
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid of x's own range; x has its gain already."""
