@@ -56,7 +56,7 @@ def test_what_began_with_a_weight_begins_again_with_the_one_loaded(name: str, pe
 def test_learned_steps_stay_where_loading_changes_no_weight_or_brings_steps_too() -> None:
     gm: Any = qatc.prepare(randomise(ResidualIdentity()), images(), config="w4a4")
     qatc.calibrate(gm, [images()], progress=False)
-    learned = [p for n, p in gm.named_parameters() if n.endswith("weight_quantizer.log2_scale")]
+    learned = [p for n, p in gm.named_parameters() if n.endswith("weight_quantizer.log_scale")]
     with torch.no_grad():
         for p in learned:
             p += 1

@@ -205,12 +205,13 @@ def test_a_power_of_two_learns_its_exponent(made: type[Quantizer], rounding: Pow
     share = 1.0 / math.sqrt(x.numel() * spec.qmax)
     nearest = torch.ceil if rounding == "up" else torch.round
 
-    def plain(x: Tensor, exponent: Tensor) -> Tensor:
+    def plain(x: Tensor, learned: Tensor) -> Tensor:
+        exponent = OCTAVES * learned
         scale = torch.exp2(exponent + (nearest(exponent) - exponent).detach())
         scale = scale * share + (scale * (1 - share)).detach()
         return rounded(torch.clamp(x / scale, spec.qmin, spec.qmax)) * scale
 
-    agree(quantizer, x, plain, ["log2_scale"])
+    agree(quantizer, x, plain, ["log_scale"])
     assert float(torch.log2(quantizer.checked_grid(x).scale)) % 1 == 0
 
 
@@ -223,13 +224,13 @@ def test_a_weights_power_of_two_learns_its_exponent_behind_a_gain(gain: float | 
     factor = images(6, 50, seed=1)
     (quantizer(w * (gain or 1.0), gain=gains) * factor).sum().backward()
     share = 1.0 / math.sqrt(50 * spec.qmax)
-    twin = quantizer.log2_scale.detach().double().requires_grad_()
-    exponent = (twin + math.log2(gain or 1.0))[:, None]
+    twin = quantizer.log_scale.detach().double().requires_grad_()
+    exponent = (OCTAVES * twin + math.log2(gain or 1.0))[:, None]
     scale = torch.exp2(exponent + (exponent.round() - exponent).detach())
     wide = (w * (gain or 1.0)).double()
     (rounded(torch.clamp(wide / scale, -7, 7)) * scale * factor.double() * share).sum().backward()
     # float32 sums of 50 terms
-    torch.testing.assert_close(quantizer.log2_scale.grad, twin.grad, rtol=1e-4, atol=1e-5, check_dtype=False)
+    torch.testing.assert_close(quantizer.log_scale.grad, twin.grad, rtol=1e-4, atol=1e-5, check_dtype=False)
 
 
 def test_lsq_plus_begins_a_weight_at_three_sigma() -> None:

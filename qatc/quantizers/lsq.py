@@ -63,8 +63,8 @@ class _Learned(Quantizer):
 def learned_scale(scale: Tensor, zero_point: Tensor, spec: QuantSpec, floor: Tensor | None) -> Tensor:
     """Return a step that is exp2 of a parameter, as the spec allows it; the gradient passes through its bounds.
 
-    Of a power of two s = 2^round(p) it is the exponent's rounding that the gradient passes straight through:
-    ds/dp = s ln 2, with the s that is used (TQT, Jain et al., arXiv:1903.08066, section 3.3).
+    Of a power of two s = 2^round(e) it is the exponent's rounding that the gradient passes straight through:
+    ds/de = s ln 2, with the s that is used (TQT, Jain et al., arXiv:1903.08066, section 3.3).
     """
     exact = within_clip(finish_scale(scale.detach(), spec, floor), zero_point, spec)
     if spec.pow2 is not None:
