@@ -52,7 +52,7 @@ def test_a_channel_has_the_range_that_it_has_alone(name: str, spec: QuantSpec) -
     by_channel = QuantSpec(spec.bits, spec.signed, spec.symmetric, axis=1)
     data = [x * torch.tensor([1.0, 1e-3, 40.0]).view(1, 3, 1, 1) for x in batches(3, spec)]
     # By itself a histogram of channels has fewer bins.
-    bins = {"side": 512} if name in ("mse", "sqnr", "percentile") else {}
+    bins = {"side": 512} if name in ("mse", "sqnr", "percentile", "mean_magnitude") else {}
     together = collected(RANGE_ESTIMATORS[name](by_channel, 3, **bins), data).range()
     for channel in range(3):
         alone = collected(RANGE_ESTIMATORS[name](spec, **bins), [x[:, channel] for x in data]).range()

@@ -23,11 +23,11 @@ class MeanMagnitude(RangeEstimator):
     total: Tensor
     count: Tensor
 
-    def __init__(self, spec: QuantSpec, channels: int = 1) -> None:
+    def __init__(self, spec: QuantSpec, channels: int = 1, side: int | None = None) -> None:
         super().__init__(spec, channels)
         self.register_buffer("total", torch.zeros(channels))
         self.register_buffer("count", torch.zeros(channels))
-        self.asymmetric = None if spec.symmetric else MSE(spec, channels)
+        self.asymmetric = None if spec.symmetric else MSE(spec, channels, side)
 
     def collect(self, x: Tensor) -> None:
         """Add up the magnitudes of the batch, unless one is not finite."""
