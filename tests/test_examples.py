@@ -112,7 +112,7 @@ def test_the_recipe_for_a_folder_of_images_trains_on_two_ranks_resumes_and_lower
     assert [line.split()[:2] for line in first + both] == [["epoch", "1"], ["epoch", "2"]]
     model = qatc.load(out / "model.pt")
     state = torch.load(out / "last.pth", weights_only=True)
-    assert (state["step"], state["epoch"]) == (8, 2)
+    assert (int(state["model"]["qatc_schedule.step"]), state["epoch"]) == (8, 2)
     assert all(torch.equal(value, state["model"][name]) for name, value in model.state_dict().items())
     assert evaluated(model, [torch.zeros(1, 3, 32, 32)]).shape == (1, 2)
     assert (out / "model.onnx").stat().st_size > 10**6

@@ -111,7 +111,7 @@ class Run:
     """The model with all that a run needs to go on: saved by rank 0, read by all."""
 
     def __init__(self, given: argparse.Namespace, model: qatc.PreparedModel, device: torch.device, steps: int) -> None:
-        self.given, self.model, self.device, self.steps = given, model, device, steps
+        self.given, self.model, self.device = given, model, device
         self.wrapped = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
         shared, own = [], []  # BatchNorms, biases and learned scales are not drawn towards zero
         for p in model.parameters():
@@ -121,7 +121,9 @@ class Run:
         self.optimizer = torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True)
         self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: rate_at(step, steps))
         self.scaler = torch.amp.GradScaler(device.type, enabled=given.amp == "fp16")
-        self.step = self.epoch = 0
+        schedule = qatc.Schedule(freeze_bn=given.freeze_bn, freeze_ranges=given.freeze_ranges)
+        self.schedule = schedule.start(model, self.optimizer, total_steps=steps)  # its step is in the model's state
+        self.epoch = 0
 
     def parts(self) -> dict[str, Any]:
         """Return what has a state_dict."""
@@ -130,7 +132,7 @@ class Run:
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""
         state = {name: part.state_dict() for name, part in self.parts().items()}
-        torch.save({**state, "step": self.step, "epoch": self.epoch}, path.with_suffix(".tmp"))
+        torch.save({**state, "epoch": self.epoch}, path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
 
     def load(self, path: Path) -> None:
@@ -138,7 +140,7 @@ class Run:
         state = torch.load(path, map_location=self.device, weights_only=True)
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
-        self.step, self.epoch = state["step"], state["epoch"]
+        self.epoch = state["epoch"]
 
     def autocast(self) -> Any:
         """Return the context of a forward pass."""
@@ -155,8 +157,6 @@ class Run:
         self.wrapped.train()
         total = torch.zeros((), device=self.device)
         for batch in loader:
-            qatc.freeze_bn(self.model, self.step >= self.given.freeze_bn * self.steps)
-            qatc.freeze_ranges(self.model, self.step >= self.given.freeze_ranges * self.steps)
             images, labels = self.on_device(*batch)
             with self.autocast():
                 loss = F.cross_entropy(self.wrapped(images), labels, label_smoothing=self.given.smoothing)
@@ -165,7 +165,7 @@ class Run:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.rates.step()
-            self.step += 1
+            self.schedule.step()
             total += loss.detach()
         self.epoch += 1
         return float(total) / len(loader)

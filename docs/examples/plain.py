@@ -15,18 +15,21 @@ import qatc
 
 
 def train(model: nn.Module, loader: DataLoader, epochs: int, rate: float) -> None:
-    """Train any model, float or prepared: the loop does not know."""
+    """Train a float model, or a prepared one, whose schedule is the only line that knows."""
     optimizer = torch.optim.Adam(model.parameters(), rate)
-    for epoch in range(epochs):
-        if epoch >= 0.6 * epochs:  # the last part with the statistics, and then the ranges, that will deploy
-            qatc.freeze_bn(model)
-        if epoch >= 0.8 * epochs:
-            qatc.freeze_ranges(model)
+    schedule = None
+    if isinstance(model, qatc.PreparedModel):
+        # The last part trains with the statistics, and then with the ranges, that will deploy.
+        schedule = qatc.Schedule(freeze_bn=0.6, freeze_ranges=0.8)
+        schedule = schedule.start(model, optimizer, steps_per_epoch=len(loader), epochs=epochs)
+    for _ in range(epochs):
         model.train()
         for images, labels in loader:
             optimizer.zero_grad()
             loss(model, images, labels).backward()
             optimizer.step()
+            if schedule is not None:
+                schedule.step()
 
 
 def main() -> None:

@@ -33,15 +33,16 @@ def main() -> None:
     qatc.calibrate(model, loader, steps=10)  # each rank its share: all get the ranges of what any of them saw
     wrapped = DistributedDataParallel(model)
     optimizer = torch.optim.Adam(wrapped.parameters(), 1e-2)
+    schedule = qatc.Schedule(freeze_bn=0.6, freeze_ranges=0.8)
+    schedule = schedule.start(model, optimizer, steps_per_epoch=len(loader), epochs=given.epochs)
     for epoch in range(given.epochs):
         sampler.set_epoch(epoch)
-        qatc.freeze_bn(model, epoch >= 0.6 * given.epochs)
-        qatc.freeze_ranges(model, epoch >= 0.8 * given.epochs)
         wrapped.train()
         for images, labels in loader:
             optimizer.zero_grad()
             loss(wrapped, images.to(device), labels.to(device)).backward()
             optimizer.step()
+            schedule.step()
 
     if dist.get_rank() == 0:
         model.cpu()

@@ -52,18 +52,17 @@ def main() -> None:
     if given.state.exists():
         state = torch.load(given.state, weights_only=True)
         begin = state["step"]
-        model.load_state_dict(state["model"])  # ranges and learned steps are part of it: nothing is calibrated again
+        model.load_state_dict(state["model"])  # ranges, learned steps and the schedule's are part of it
         optimizer.load_state_dict(state["optimizer"])
         rate.load_state_dict(state["rate"])
         torch.set_rng_state(state["rng"])
     else:
         qatc.calibrate(model, DataLoader(training, batch_size=32), steps=10)
 
+    schedule = qatc.Schedule(freeze_bn=0.6, freeze_ranges=0.8).start(model, optimizer, total_steps=given.steps)
     model.train()
     batches = batches_from(begin, training, 32)
     for step in range(begin, given.steps):
-        qatc.freeze_bn(model, step >= 0.6 * given.steps)
-        qatc.freeze_ranges(model, step >= 0.8 * given.steps)
         images, labels = next(batches)
         images = images + 0.05 * torch.randn_like(images)
         optimizer.zero_grad()
@@ -71,6 +70,7 @@ def main() -> None:
         value.backward()
         optimizer.step()
         rate.step()
+        schedule.step()
         print(f"step {step} loss {value.item():.17g}", flush=True)
         if (step + 1) % given.every == 0:
             save(given.state, {
