@@ -164,7 +164,7 @@ def test_the_markdown_table_marks_the_best_and_brackets_what_has_no_file() -> No
 
 def test_qatc_is_asked_for_the_widths_of_the_cell() -> None:
     made = config(Widths(3, 4, stem="conv1", pow2=True))
-    assert (made.default.weight_bits, made.default.activation_bits, made.pow2) == (3, 4, True)
+    assert (made.default.weight_bits, made.default.activation_bits, made.pow2) == (3, 4, "round")
     assert [(rule.match, rule.weight_bits, rule.activation_bits) for rule in made.rules] == [("conv1", 8, 8)]
     assert config(Widths()).default.weight_quantizer == "tracked"
 

@@ -17,7 +17,7 @@ class QATC(Tool):
     """The presets' quantizers at other widths, for every layer alike: no layer is kept at 8 bits for free."""
 
     package = "qatc"
-    _few_bits = False
+    _measures = False
 
     def version(self) -> str:
         """Return the source's own version: it need not be installed."""
@@ -25,21 +25,22 @@ class QATC(Tool):
 
     def prepare(self, model: nn.Module, calibration: Sequence[Tensor], widths: Widths) -> nn.Module:
         """Prepare and calibrate."""
-        self._few_bits = min(widths.weights, widths.activations) < 8
+        # A power of two is chosen for the folded weight, so statistics that move at the end would change its codes.
+        self._measures = _few_bits(widths) and not widths.pow2
         prepared = qatc.prepare(model, (calibration[0],), config=config(widths))
         qatc.calibrate(prepared, calibration, progress=False)
         return prepared
 
     def advance(self, model: nn.Module, done: float) -> None:
         """Stop statistics, as the demo does, where `finish` does not measure them anew; then ranges."""
-        if done >= FREEZE_BN and not self._few_bits:
+        if done >= FREEZE_BN and not self._measures:
             qatc.freeze_bn(model)
         if done >= FREEZE_RANGES:
             qatc.freeze_ranges(model)
 
     def finish(self, model: nn.Module, batches: Sequence[Tensor]) -> None:
         """Measure statistics anew, as docs/accuracy.md advises for few bits."""
-        if self._few_bits and any(isinstance(module, BatchNorm) for module in model.modules()):
+        if self._measures and any(isinstance(module, BatchNorm) for module in model.modules()):
             qatc.reestimate_bn(model, batches, progress=False)
 
     def export(self, model: nn.Module, example: Tensor, path: Path) -> None:
@@ -50,10 +51,14 @@ class QATC(Tool):
 
 def config(widths: Widths) -> qatc.QConfig:
     """Return the configuration of these widths."""
-    narrow = PRESETS["w8a8" if min(widths.weights, widths.activations) == 8 else "w4a4"].default
+    narrow = PRESETS["w4a4" if _few_bits(widths) else "w8a8"].default
     default = dataclasses.replace(narrow, weight_bits=widths.weights, activation_bits=widths.activations)
     rules = () if widths.stem is None else (qatc.Rule(widths.stem, weight_bits=8, activation_bits=8),)
-    return qatc.QConfig(default, rules, widths.pow2)
+    return qatc.QConfig(default, rules, widths.pow2 and ("round" if _few_bits(widths) else "up"))
+
+
+def _few_bits(widths: Widths) -> bool:
+    return min(widths.weights, widths.activations) < 8
 
 
 TOOL = QATC()
