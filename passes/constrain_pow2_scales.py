@@ -10,12 +10,12 @@ from qatc.invariants import BIAS_GRIDS, POW2_SCALES, Invariant
 from qatc.modules.fused import Fused
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer
-from qatc.spec import Pow2, QuantSpec
+from qatc.spec import Pow2
 
 
 @dataclass(frozen=True)
 class ConstrainPow2Scales(Pass):
-    """Scales are rounded to a power of two: up, so that the range stays covered, or as asked; down under a clip.
+    """Scales are rounded to a power of two: up, so that the range stays covered, or as asked.
 
     Runtimes that shift instead of multiplying need it, and every sum of products is then exact: the integers of the
     lowered file equal the simulation's from end to end. Zero points become even, since kernels that add them before
@@ -34,12 +34,6 @@ class ConstrainPow2Scales(Pass):
         for _, module in ir.module_calls(gm):
             for quantizer in (module, module.weight_quantizer if isinstance(module, Fused) else None):
                 if isinstance(quantizer, Quantizer) and quantizer.spec.pow2 is None:
-                    quantizer.spec = constrained(quantizer.spec, self.rounding)
+                    quantizer.spec = replace(quantizer.spec, pow2=self.rounding)
                     changed = True
         return changed
-
-
-def constrained(spec: QuantSpec, rounding: Pow2 = "up") -> QuantSpec:
-    """Return the spec with power-of-two scales."""
-    # An asymmetric grid ends at the clip by its zero point.
-    return replace(spec, pow2=rounding if spec.upper is None or not spec.symmetric else "down")

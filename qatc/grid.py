@@ -50,14 +50,18 @@ def grid_from_range(low: Tensor, high: Tensor, spec: QuantSpec, floor: Tensor | 
 
 
 def within_clip(scale: Tensor, zero_point: Tensor, spec: QuantSpec) -> Tensor:
-    """Return the scale, made smaller where the grid would end above the value that its producer clips at."""
+    """Return the scale, made smaller where the grid would end above the value that its producer clips at.
+
+    Of powers of two, the zero point fixed at 0, it is the least one that reaches there: the one below would lose up to
+    half of what the clip lets through. The lowered file limits the codes where it reaches beyond.
+    """
     if spec.upper is None:
         return scale
     steps = spec.qmax - zero_point
     limit = spec.upper / steps.clamp(min=1.0)
     # The quotient may have been rounded up, and runtimes compare in float32.
     limit = torch.where(limit * steps > spec.upper, torch.nextafter(limit, torch.zeros_like(limit)), limit)
-    return torch.minimum(scale, power_of_two(limit, "down") if spec.pow2 else limit)
+    return torch.minimum(scale, power_of_two(limit, "up" if spec.symmetric else "down") if spec.pow2 else limit)
 
 
 def finish_scale(scale: Tensor, spec: QuantSpec, floor: Tensor | None = None) -> Tensor:

@@ -87,8 +87,8 @@ class DropCoveredClips(Pass):
 
     One that does not fill its 8 or 16 bits, with a grid inside the clip, limits them anyway; left in, the clip would
     keep the layer from fusing, since runtimes compare it with the range of all bits. Where the grid of 8 bits reaches
-    beyond the clip (below a least value that is not zero), the codes are limited to those of the clip's ends: rounding
-    is monotonic, so that is the same.
+    beyond the clip (below a least value that is not zero, or by a power of two), the codes are limited to those of the
+    clip's ends: rounding is monotonic, so that is the same.
     """
 
     target: Target
@@ -116,7 +116,7 @@ class DropCoveredClips(Pass):
 
     def _limits_codes(self, node: fx.Node, clip: nn.Module) -> bool:
         """Let the readers limit their codes, if they and the target can; say whether they do."""
-        if type(clip) is not nn.Hardtanh or self.target.file.low_bits != "clip_codes" or not node.users:
+        if not isinstance(clip, nn.Hardtanh) or self.target.file.low_bits != "clip_codes" or not node.users:
             return False
         calls = [str(n.target) for n in node.graph.nodes if ir.module_of(n, Quantizer) is not None]
         for user in node.users:

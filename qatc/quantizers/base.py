@@ -136,7 +136,8 @@ class Quantizer(nn.Module):
         So it is if the grid ends at the same values: its lowest code is zero, and it does not reach beyond `high`.
         """
         learns = self.training and torch.is_grad_enabled() and self.ste == "masked"
-        ends = low == 0 and not self.spec.signed and self.spec.symmetric and high in (math.inf, self.spec.upper)
+        upper = self.spec.upper if self.spec.pow2 is None else None  # a power of two reaches beyond
+        ends = low == 0 and not self.spec.signed and self.spec.symmetric and high in (math.inf, upper)
         return learns and ends and self.quantizes
 
     @property

@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ import qatc
 from qatc.errors import CalibrationError, LoweringError
 from qatc.lowering import lowered_proto, verify
 from qatc.lowering.emit.exporter import clean
-from qatc.lowering.verify import session
+from qatc.lowering.verify import code_tensors, session, with_outputs
 from qatc.printer import format_graph
 from tests.lowering.networks import Everything, calibrated, data, everything, optimized_ops
 
@@ -125,6 +126,25 @@ def test_four_bits_stay_integer_behind_a_clip(tmp_path: Path) -> None:
     """ReLU6 in front of a 4-bit grid would keep its convolution in float if it were left in the file."""
     ops = optimized_ops(lowered_proto(calibrated("onnxruntime", "w4a4")).proto, tmp_path)
     assert {"Conv", "FusedConv", "Gemm", "MatMul"}.isdisjoint(ops)
+
+
+@pytest.mark.parametrize("config", ["w8a8-pow2", "w4a4-pow2"])
+def test_a_power_of_two_covers_what_a_clip_lets_through(config: str, tmp_path: Path) -> None:
+    """Its grid reaches beyond the clip: the codes are limited, and the convolution stays integer."""
+    model = qatc.prepare(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Conv2d(4, 4, 3)), data(), config=config)
+    model.get_parameter("0.weight").data.mul_(20.0)
+    qatc.calibrate(model, [data()], progress=False)
+    lowered = lowered_proto(model)
+    assert {"Conv", "FusedConv"}.isdisjoint(optimized_ops(lowered.proto, tmp_path))
+    found = verify(model, lowered, {"input": data().numpy()})
+    assert found.passed, found
+    run = session(with_outputs(lowered.proto, code_tensors(lowered.proto)), "extended")
+    name = next(n for n in code_tensors(lowered.proto).values() if n not in ("input_q", "2_q"))
+    quantizer: Any = model.get_submodule(name)
+    codes = dict(zip([o.name for o in run.get_outputs()], run.run(None, {"input": data().numpy()}), strict=True))
+    highest = max(int(c.max()) for n, c in codes.items() if code_tensors(lowered.proto).get(n) == name)
+    value = highest * float(quantizer.checked_grid(torch.empty(0)).scale)
+    assert value == 6.0 if config == "w8a8-pow2" else value <= 6.0  # a learned step may begin lower
 
 
 @pytest.mark.parametrize("opset", [13, 17, 19, 21])

@@ -21,7 +21,7 @@ ONNXRUNTIME = TARGETS["onnxruntime"]
 BEFORE = (*BEFORE_QUANTIZERS, InsertQuantizers(ONNXRUNTIME, config_of("w8a8")))
 
 
-def test_scales_round_up_and_down_where_a_clip_must_hold_the_grid() -> None:
+def test_scales_round_up() -> None:
     check_pass(
         ConstrainPow2Scales(),
         Classifier(),
@@ -31,7 +31,7 @@ def test_scales_round_up_and_down_where_a_clip_must_hold_the_grid() -> None:
 -%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8  # conv_q
 +%x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym/pow2  # x_q
 +%conv = FusedConv2d(%x_q, grid=%x_q) : f32[N,4,8,8]  k3 p1 act=ReLU6  w=s8/ch0/pow2  # conv
-+%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8/pow2-down  # conv_q
++%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8/pow2  # conv_q
 -%conv2 = FusedConv2d(%pool, grid=%conv_q) : f32[N,4,4,4]  k3 p1 act=ReLU  w=s8/ch0  # conv2
 -%conv2_q = Tracked(%conv2) : f32[N,4,4,4]  u8  # conv2_q
 +%conv2 = FusedConv2d(%pool, grid=%conv_q) : f32[N,4,4,4]  k3 p1 act=ReLU  w=s8/ch0/pow2  # conv2
@@ -59,7 +59,7 @@ def test_it_also_holds_ranges_that_are_there_already() -> None:
 def test_scales_are_rounded_as_the_configuration_asks() -> None:
     gm: Any = qatc.prepare(Classifier(), images(), config=qatc.QConfig(pow2="round"))
     assert str(gm.x_q.spec) == "u8/asym/pow2-round"
-    assert str(gm.conv_q.spec) == "u8/pow2-down"  # a clip is behind it
+    assert str(gm.conv_q.spec) == "u8/pow2-round"
     assert str(gm.conv.weight_quantizer.spec) == "s8/ch0/pow2-round"
 
 
