@@ -45,7 +45,7 @@ def test_a_prepared_model_shows_its_grids() -> None:
 %x = input() : f32[N,3,8,8]  # x
 %x_q = Tracked(%x) : f32[N,3,8,8]  u8/asym/pow2  # x_q
 %conv = FusedConv2d(%x_q, grid=%x_q, then=%conv_q) : f32[N,4,8,8]  k3 p1 act=ReLU6  w=s8/ch0/pow2  # conv
-%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8/pow2-down  # conv_q
+%conv_q = Tracked(%conv) : f32[N,4,8,8]  u8/pow2  # conv_q
 %pool = MaxPool2d(%conv_q) : f32[N,4,4,4]  k2 s2  # pool
 %conv2 = FusedConv2d(%pool, grid=%conv_q, then=%conv2_q) : f32[N,4,4,4]  k3 p1 act=ReLU  w=s8/ch0/pow2  # conv2
 %conv2_q = Tracked(%conv2) : f32[N,4,4,4]  u8/pow2  # conv2_q
