@@ -1,27 +1,14 @@
-"""The commands `qatc` and `qatc-lower`."""
+"""The programs `qatc` and `qatc-lower`: their arguments, and what becomes of errors."""
 
 import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import numpy as np
+from collections.abc import Sequence
 
 import qatc
-from qatc.errors import QatcError, VerificationError
-from qatc.lowering import Lowered, lowered_proto, verify
-from qatc.lowering.lowered import write_whole
-from qatc.lowering.verify_data import Array
-from qatc.targets import TARGETS
-
-_EXAMPLE = """\
-example:
-  qatc-lower model.pt --target tensorrt -o model.onnx --verify calib.npz --dump-dir dumps/
-
-exit codes: 0 written (and verified); 1 the file does not compute what was simulated; 2 bad input, nothing written
-"""
+from qatc.commands import COMMANDS, LOWER, Command
+from qatc.errors import QatcError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,96 +16,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("qatc", description="A quantization-aware-training compiler for PyTorch.")
     parser.add_argument("--version", action="version", version=f"qatc {qatc.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    lower = commands.add_parser(
-        "lower", help="write a trained model as ONNX with QDQ nodes", epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    _add_lower_arguments(lower)
-    return _guarded(_lower, parser.parse_args(argv))
+    for command in COMMANDS:
+        command.add_arguments(
+            commands.add_parser(
+                command.name, help=command.summary, description=_sentence(command), epilog=command.epilog,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )  # fmt: skip
+    args = parser.parse_args(argv)
+    return _guarded(next(command for command in COMMANDS if command.name == args.command), args)
 
 
 def lower_main(argv: Sequence[str] | None = None) -> int:
     """Run `qatc-lower`, which is `qatc lower`; return the exit code."""
     parser = argparse.ArgumentParser(
-        "qatc-lower", description="Write a trained model as ONNX with QDQ nodes.", epilog=_EXAMPLE,
+        "qatc-lower", description=_sentence(LOWER), epilog=LOWER.epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    _add_lower_arguments(parser)
-    return _guarded(_lower, parser.parse_args(argv))
+    LOWER.add_arguments(parser)
+    return _guarded(LOWER, parser.parse_args(argv))
 
 
-def _add_lower_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="the checkpoint that qatc.save wrote")
-    parser.add_argument("--target", metavar="NAME", help=f"the target it was prepared for: {', '.join(TARGETS)}")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the ONNX file (default: beside the model)")
-    parser.add_argument(
-        "--verify", type=Path, metavar="NPZ", help="inputs to compare integer codes on, an array per input of the model"
-    )
-    parser.add_argument("--dump-dir", type=Path, metavar="DIR", help="write the graph after each pass into this folder")
-    parser.add_argument("--opset", type=int, metavar="N", help="the ONNX opset (default: the target's)")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="CLASS", help="a class of your own that the model may hold"
-    )
-    parser.add_argument(
-        "--trust-pickle", action="store_true", help="load a pickled model, which can run any code that is in it"
-    )
+def _sentence(command: Command) -> str:
+    return f"{command.summary[0].upper()}{command.summary[1:]}."
 
 
-def _lower(args: argparse.Namespace) -> int:
-    model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
-    output: Path = args.output or args.model.with_suffix(".onnx")
-    data = None if args.verify is None else _read_data(args.verify)
-    _check_writable(output)
-    lowered = lowered_proto(model, args.target, opset=args.opset, dump_dir=args.dump_dir)
-    check = None if data is None else verify(model, lowered, data)
-    write_whole(output, lowered.proto.SerializeToString())
-    _print_written(lowered, output)
-    if check is None:
-        return 0
-    print(check)
-    return 0 if check.passed else 1
-
-
-def _print_written(lowered: Lowered, output: Path) -> None:
-    for finding in lowered.findings:
-        print(finding)
-    if lowered.target.lint:
-        errors = sum(f.severity == "error" for f in lowered.findings)
-        rest = len(lowered.findings) - errors
-        print(f"lint: {len(lowered.target.lint)} rules of {lowered.target.name}: {errors} errors, {rest} warnings")
-    opset = next(o.version for o in lowered.proto.opset_import if o.domain in ("", "ai.onnx"))
-    size = output.stat().st_size
-    print(f"wrote {output}: {len(lowered.proto.graph.node)} nodes, opset {opset}, {size / 1024:.1f} KiB")
-
-
-def _read_data(path: Path) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not hasattr(arrays, "files"):
-                return {"arr_0": np.asarray(arrays)}
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError as error:
-        raise VerificationError("there is no such file", where=str(path), remedy="check the path") from error
-    except Exception as error:
-        raise VerificationError(
-            "this is not a readable .npz of arrays", where=str(path), remedy="write one with numpy.savez(file, x=...)"
-        ) from error
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse an output path before minutes are spent on what would go there."""
-    folder = path.parent if str(path.parent) else Path()
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        why = "it is a folder" if path.is_dir() else f"the folder {folder} does not exist or cannot be written"
-        raise QatcError(f"the output cannot be written: {why}", where=str(path), remedy="choose another path with -o")
-
-
-def _guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+def _guarded(command: Command, args: argparse.Namespace) -> int:
     """Run a command; an error of ours becomes its message and exit code 2 (a traceback with QATC_LOG=debug)."""
     level = os.environ.get("QATC_LOG", "warning").upper()
     logging.basicConfig(level=getattr(logging, level, logging.WARNING), format="%(name)s: %(message)s")
     try:
-        return command(args)
+        return command.run(args)
     except QatcError as error:
         if level == "DEBUG":
             logging.getLogger("qatc").exception("traceback")

@@ -1,0 +1,91 @@
+"""`qatc lower`, which is also installed as `qatc-lower`: a trained model to an ONNX file with QDQ nodes."""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+
+import qatc
+from qatc.commands.command import Command
+from qatc.errors import QatcError, VerificationError
+from qatc.lowering import Lowered, lowered_proto, verify
+from qatc.lowering.lowered import write_whole
+from qatc.lowering.verify_data import Array
+from qatc.targets import TARGETS
+
+_EPILOG = """\
+example:
+  qatc-lower model.pt --target tensorrt -o model.onnx --verify calib.npz --dump-dir dumps/
+
+exit codes: 0 written (and verified); 1 the file does not compute what was simulated; 2 bad input, nothing written
+"""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="the checkpoint that qatc.save wrote")
+    parser.add_argument("--target", metavar="NAME", help=f"the target it was prepared for: {', '.join(TARGETS)}")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the ONNX file (default: beside the model)")
+    parser.add_argument(
+        "--verify", type=Path, metavar="NPZ", help="inputs to compare integer codes on, an array per input of the model"
+    )
+    parser.add_argument("--dump-dir", type=Path, metavar="DIR", help="write the graph after each pass into this folder")
+    parser.add_argument("--opset", type=int, metavar="N", help="the ONNX opset (default: the target's)")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="CLASS", help="a class of your own that the model may hold"
+    )
+    parser.add_argument(
+        "--trust-pickle", action="store_true", help="load a pickled model, which can run any code that is in it"
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
+    output: Path = args.output or args.model.with_suffix(".onnx")
+    data = None if args.verify is None else _read_data(args.verify)
+    _check_writable(output)
+    lowered = lowered_proto(model, args.target, opset=args.opset, dump_dir=args.dump_dir)
+    check = None if data is None else verify(model, lowered, data)
+    write_whole(output, lowered.proto.SerializeToString())
+    _print_written(lowered, output)
+    if check is None:
+        return 0
+    print(check)
+    return 0 if check.passed else 1
+
+
+def _print_written(lowered: Lowered, output: Path) -> None:
+    for finding in lowered.findings:
+        print(finding)
+    if lowered.target.lint:
+        errors = sum(f.severity == "error" for f in lowered.findings)
+        rest = len(lowered.findings) - errors
+        print(f"lint: {len(lowered.target.lint)} rules of {lowered.target.name}: {errors} errors, {rest} warnings")
+    opset = next(o.version for o in lowered.proto.opset_import if o.domain in ("", "ai.onnx"))
+    size = output.stat().st_size
+    print(f"wrote {output}: {len(lowered.proto.graph.node)} nodes, opset {opset}, {size / 1024:.1f} KiB")
+
+
+def _read_data(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if not hasattr(arrays, "files"):
+                return {"arr_0": np.asarray(arrays)}
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError as error:
+        raise VerificationError("there is no such file", where=str(path), remedy="check the path") from error
+    except Exception as error:
+        raise VerificationError(
+            "this is not a readable .npz of arrays", where=str(path), remedy="write one with numpy.savez(file, x=...)"
+        ) from error
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse an output path before minutes are spent on what would go there."""
+    folder = path.parent if str(path.parent) else Path()
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = "it is a folder" if path.is_dir() else f"the folder {folder} does not exist or cannot be written"
+        raise QatcError(f"the output cannot be written: {why}", where=str(path), remedy="choose another path with -o")
+
+
+LOWER = Command("lower", "write a trained model as ONNX with QDQ nodes", _EPILOG, _add_arguments, _run)
