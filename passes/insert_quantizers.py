@@ -140,8 +140,18 @@ class _Placement:
     def _makes_grid(self, node: fx.Node) -> bool:
         """Say whether the node ends an op (with its activation) whose result is to lie on a grid at once."""
         heads = [h for h in (node, *node.all_input_nodes) if self.tails[h] is node]
+        rules = [self.rules[head] for head in heads]
         ends = any(user.op == "output" for user in self._readers(node))
-        return any(self.rules[h].output == "quantized" and (self.rules[h].final or not ends) for h in heads)
+        if any(rule.output == "quantized" and (rule.final or not ends) for rule in rules):
+            return True
+        return any(rule.output == "wanted" for rule in rules) and self._is_wanted(node)
+
+    def _is_wanted(self, tensor: fx.Node) -> bool:
+        """Say whether an op that reads the tensor, seen through those that only move values, asks for a grid."""
+        return any(
+            self._is_wanted(user) if self.rules[user].output in MOVES else self._reads_grid(user, tensor)
+            for user in tensor.users
+        )
 
     def _reads_grid(self, reader: fx.Node, tensor: fx.Node) -> bool:
         rule = self.rules[reader]

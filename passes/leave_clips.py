@@ -3,14 +3,29 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import fx
+from torch import fx, nn
 
 from qatc import ir
 from qatc.invariants import BIAS_GRIDS, Invariant
+from qatc.modules import ops
 from qatc.modules.clips import CLIPS, Clip
 from qatc.modules.fused import Fused
 from qatc.pipeline import Pass
 from qatc.quantizers import Quantizer
+
+# What they give is a tensor of its own, never their input or a view of it.
+_MAKERS = (
+    ops.Add,
+    ops.Sub,
+    ops.Mul,
+    ops.MatMul,
+    ops.Concat,
+    ops.LayerNorm,
+    nn.LayerNorm,
+    nn.GELU,
+    nn.SiLU,
+    nn.Hardswish,
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +33,8 @@ class LeaveClips(Pass):
     """A layer or clip that only a quantizer reads is told of it (`then`).
 
     While training, a clip at which the grid ends anyway is then left to the quantizer, and the quantizer writes over
-    what it reads: a pass over memory less each way, and a tensor less kept for the backward pass. It changes no value.
+    what it reads, here and behind sums, products and the like: a pass over memory less each way, and a tensor less kept
+    for the backward pass. It changes no value.
     """
 
     name: ClassVar[str] = "leave-clips"
@@ -31,12 +47,13 @@ class LeaveClips(Pass):
         for node, quantizer in list(ir.module_calls(gm)):
             if isinstance(quantizer, Quantizer):
                 told = self._told(gm, node)
-                alone.setdefault(str(node.target), []).append(told is not None)
+                spare = told is not None or (_read_once(node) and ir.module_of(node.args[0], _MAKERS) is not None)
+                alone.setdefault(str(node.target), []).append(spare)
                 changed |= bool(told)
-        for path, all_told in alone.items():
+        for path, spare_everywhere in alone.items():
             quantizer = gm.get_submodule(path)
             assert isinstance(quantizer, Quantizer)
-            quantizer.overwrites = all(all_told)
+            quantizer.overwrites = all(spare_everywhere)
         if changed:
             gm.recompile()
         return changed
@@ -45,7 +62,7 @@ class LeaveClips(Pass):
     def _told(gm: fx.GraphModule, call: fx.Node) -> bool | None:
         """Tell the maker of what a quantizer reads; say whether it is news, or None if there is no one to tell."""
         maker = call.args[0]
-        if not isinstance(maker, fx.Node) or set(maker.users) != {call}:
+        if not isinstance(maker, fx.Node) or not _read_once(call):
             return None
         module = ir.module_of(maker)
         if not isinstance(module, Fused | Clip):
@@ -57,3 +74,9 @@ class LeaveClips(Pass):
             return False
         maker.kwargs = {**maker.kwargs, "then": ir.module_reference(gm, str(call.target), maker)}
         return True
+
+
+def _read_once(call: fx.Node) -> bool:
+    """Say whether nothing but this call of a quantizer reads what it reads."""
+    maker = call.args[0]
+    return isinstance(maker, fx.Node) and set(maker.users) == {call}

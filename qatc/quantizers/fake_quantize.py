@@ -103,9 +103,18 @@ _SPARE = frozenset(
     {
         "AddBackward0",
         "AddmmBackward0",
+        "BmmBackward0",
+        "CatBackward0",
         "ConvolutionBackward0",
         "CudnnBatchNormBackward0",
+        "GeluBackward0",
+        "HardswishBackward0",
+        "MmBackward0",
+        "MulBackward0",
         "NativeBatchNormBackward0",
+        "NativeLayerNormBackward0",
+        "SiluBackward0",
+        "SubBackward0",
         "UnsafeViewBackward0",
     }
 )

@@ -8,8 +8,8 @@ from qatc.targets.target import ActivationRule, FileRule, OpRule, Target, Verify
 
 # Integer only if input and output both carry Q/DQ (ConvNodeGroupSelector, BinaryNodeGroupSelector, ...).
 _INTEGER = OpRule(inputs="quantized", output="quantized", final=True)
-# QGemm and QLinearMatMul also exist with a float result, so logits keep their precision.
-_FLOAT_END = OpRule(inputs="quantized", output="quantized", final=False)
+# QGemm and MatMulIntegerToFloat give a float result, so logits and what only float ops read keep their precision.
+_FLOAT_END = OpRule(inputs="quantized", output="wanted")
 # Moves codes; QDQ propagation carries Q and DQ past it.
 _MOVES = OpRule(output="same")
 # Moves codes too, but QDQ propagation does not look through it.

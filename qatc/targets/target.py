@@ -11,9 +11,10 @@ class OpRule:
 
     `inputs`: "quantized" asks for a grid on every tensor that it reads; "skip" on every one but the branch that ends in
     a weighted op, which stays raw for the fused sum (a residual add); "any" asks for nothing.
-    `output`: "quantized" puts a grid on the result at once (behind the activation fused to it); "same" says that the
-    op only moves values, so the result lies on the input's grid; "again" that it does, but that the runtime moves codes
-    only where the same grid stands behind it once more; "any" leaves it to the readers.
+    `output`: "quantized" puts a grid on the result at once (behind the activation fused to it); "wanted" does so where
+    an op behind it asks for one, even if seen through ops that move values; "same" says that the op only moves values,
+    so the result lies on the input's grid; "again" that it does, but that the runtime moves codes only where the same
+    grid stands behind it once more; "any" leaves it to the readers.
     `final`: whether the result also gets a grid where the network ends.
     `into`: ops that take it in where they alone read it (a border of zeros becomes a convolution's padding): it then
     moves values, and reads the grid that they read.
@@ -21,7 +22,7 @@ class OpRule:
     """
 
     inputs: Literal["quantized", "skip", "any"] = "any"
-    output: Literal["quantized", "same", "again", "any"] = "any"
+    output: Literal["quantized", "wanted", "same", "again", "any"] = "any"
     final: bool = False
     into: frozenset[str] = frozenset()
     reason: str = ""

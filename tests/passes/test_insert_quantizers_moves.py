@@ -196,7 +196,7 @@ def test_masks_are_found_by_their_values_and_by_what_they_are_added_to() -> None
 
     gm = placed(Masks(), inputs=images(4, 6, 8))
     assert [node.name for node in gm.graph.nodes if node in masks(gm.graph)] == snapshot(
-        ["full_like", "where", "transpose", "mask", "add_1"]
+        ["full_like", "where", "transpose", "table", "add", "mask", "add_1"]
     )
     assert {name: why for name, why in reasons(gm).items() if ".py" not in name} == snapshot(
         {

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from inline_snapshot import snapshot
 from torch import Tensor, nn
 
@@ -69,6 +70,28 @@ def test_a_tensor_that_something_else_reads_is_left() -> None:
     )
 
 
+class Mixed(nn.Module):
+    """What gives tensors of its own: a sum, a product, a matrix product, a norm, activations, a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.norm, self.head = conv(3, 4), conv(4, 4), nn.LayerNorm(8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Any:
+        x = F.silu(self.conv(x))
+        x = x + x * torch.sigmoid(self.gate(x))
+        x = F.hardswish(torch.cat([x, x - 0.5 * x], 1))
+        x = self.head(self.norm(x) @ x.transpose(-1, -2))
+        return self.head(F.gelu(x))
+
+
+def test_sums_products_and_the_like_are_written_over() -> None:
+    model = qatc.prepare(randomise(Mixed()), images())
+    assert [n for n, m in model.named_modules() if isinstance(m, Quantizer) and m.overwrites] == snapshot(
+        ["conv_q", "silu_q", "gate_q", "mul_q", "add_q", "sub_q", "concat_q", "norm_q", "matmul_q", "gelu_q"]
+    )
+
+
 def step(model: nn.Module, x: Tensor) -> list[Tensor]:
     model.zero_grad()
     x = x.clone().requires_grad_()
@@ -79,7 +102,7 @@ def step(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("config", ["w8a8", "w4a4", "w8a8-pow2"])
-@pytest.mark.parametrize("kind", [ResidualIdentity, Classifier])
+@pytest.mark.parametrize("kind", [ResidualIdentity, Classifier, Mixed])
 def test_a_training_step_is_the_same_bit_for_bit(kind: type[nn.Module], config: str) -> None:
     told = qatc.prepare(randomise(kind()), images(), config=config)
     qatc.calibrate(told, [images()], progress=False)
