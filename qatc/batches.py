@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from qatc import ir
 from qatc.arguments import Arguments, arguments_of
-from qatc.errors import ConfigError
+from qatc.errors import CalibrationError, ConfigError
 from qatc.float_state import unwrapped
-from qatc.nested import map_tensors
+from qatc.nested import map_tensors, tensors
 from qatc.prepared import PreparedModel
 
 
@@ -23,18 +23,33 @@ def arguments_in(
 
     Raises:
         ConfigError: a batch that does not fit the model's arguments.
+        CalibrationError: a batch without a sample.
 
     """
+    if isinstance(batches, torch.Tensor | Mapping):
+        raise ConfigError(
+            "one batch was passed, not several to go through", where=title, remedy="put it in a list: [batch]"
+        )
     called = unwrapped(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     total = steps if steps is not None else _length(batches)
-    for batch in tqdm(islice(batches, steps), title, total, disable=None if progress and _is_main() else True):
-        yield map_tensors(lambda x: x.to(device), _arguments(batch, called))
+    bar = tqdm(islice(batches, steps), title, total, disable=None if progress and _is_main() else True)
+    for index, batch in enumerate(bar):
+        given = map_tensors(lambda x: x.to(device), _arguments(batch, called))
+        if any(not tensor.numel() for _, tensor in tensors(given)):
+            raise CalibrationError(
+                f"batch {index} has no samples",
+                where=title,
+                remedy="leave it out, as a loader does with drop_last=True",
+            )
+        yield given
 
 
 def _arguments(batch: Any, model: nn.Module) -> Arguments:
     given = arguments_of(batch, model.forward)
-    given.bound(model.forward)
+    bound = given.bound(model.forward)
+    if isinstance(model, PreparedModel):
+        _check_tensors(model, bound)
     if isinstance(batch, Mapping) and given.args and isinstance(model, PreparedModel):
         first = next(node for node in model.graph.nodes if node.op == "placeholder")
         if ir.tensor_type(first) is not None:
@@ -43,6 +58,18 @@ def _arguments(batch: Any, model: nn.Module) -> Arguments:
                 remedy=f"name the key {str(first.target)!r}, or pass batches as tensors or tuples",
             )
     return given
+
+
+def _check_tensors(model: PreparedModel, bound: Mapping[str, Any]) -> None:
+    """Refuse a batch with something else in the place of a tensor."""
+    for node in model.graph.nodes:
+        name = str(node.target)
+        known = node.op == "placeholder" and ir.tensor_type(node) is not None and name in bound
+        if known and not isinstance(bound[name], torch.Tensor | Mapping):
+            raise ConfigError(
+                f"the batch has {type(bound[name]).__name__} for {name}, which is a tensor",
+                remedy="pass batches as prepare's example_inputs were",
+            )
 
 
 def _length(batches: Iterable[Any]) -> int | None:

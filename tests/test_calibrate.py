@@ -157,6 +157,30 @@ the range of x_q is not finite
         qatc.calibrate(Classifier(), [images()], progress=False)
 
 
+@pytest.mark.parametrize(
+    ("batches", "error", "said"),
+    [
+        (
+            [images(), torch.empty(0, 3, 8, 8)],
+            CalibrationError,
+            "batch 1 has no samples\n  at: calibrate\n  try: leave it",
+        ),
+        ([None], ConfigError, "the batch has NoneType for x, which is a tensor"),
+        ([images().numpy()], ConfigError, "the batch has ndarray for x, which is a tensor"),
+        (
+            images(),
+            ConfigError,
+            "one batch was passed, not several to go through\n  at: calibrate\n  try: put it in a list",
+        ),
+        ({"x": images()}, ConfigError, "one batch was passed"),
+    ],
+)
+def test_what_is_no_batch_is_refused_by_name(batches: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error) as caught:
+        qatc.calibrate(qatc.prepare(Classifier(), images()), batches, progress=False)
+    assert str(caught.value).startswith(said)
+
+
 @every_config
 def test_a_model_learns_ranges_without_calibration(config: str) -> None:
     gm = qatc.prepare(randomise(ResidualIdentity()), images(), config=config).train()
