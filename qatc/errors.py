@@ -64,6 +64,10 @@ class VerificationError(QatcError):
     """The lowered file does not compute what was simulated."""
 
 
+class SimulationError(QatcError):
+    """A file cannot be simulated in integers, or not on this data."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], remedy: str) -> ConfigError:
     """Return the error for a name that is none of `known`, with the nearest; `{}` in the remedy stands for them all."""
     known = list(known)
