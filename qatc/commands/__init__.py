@@ -1,8 +1,9 @@
 """The commands of the `qatc` program, a file each; adding one is its file, one line here, and its test."""
 
+from qatc.commands.accumulators import ACCUMULATORS
 from qatc.commands.command import Command
 from qatc.commands.lower import LOWER
 
-COMMANDS: tuple[Command, ...] = (LOWER,)
+COMMANDS: tuple[Command, ...] = (LOWER, ACCUMULATORS)
 
-__all__ = ["COMMANDS", "LOWER", "Command"]
+__all__ = ["ACCUMULATORS", "COMMANDS", "LOWER", "Command"]

@@ -12,6 +12,7 @@ from qatc.errors import QatcError, VerificationError
 from qatc.lowering import Lowered, lowered_proto, verify
 from qatc.lowering.lowered import write_whole
 from qatc.lowering.verify_data import Array
+from qatc.simulator.accumulators import accumulators
 from qatc.targets import TARGETS
 
 _EPILOG = """\
@@ -42,7 +43,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
     output: Path = args.output or args.model.with_suffix(".onnx")
-    data = None if args.verify is None else _read_data(args.verify)
+    data = None if args.verify is None else read_data(args.verify)
     _check_writable(output)
     lowered = lowered_proto(model, args.target, opset=args.opset, dump_dir=args.dump_dir)
     check = None if data is None else verify(model, lowered, data)
@@ -61,12 +62,19 @@ def _print_written(lowered: Lowered, output: Path) -> None:
         errors = sum(f.severity == "error" for f in lowered.findings)
         rest = len(lowered.findings) - errors
         print(f"lint: {len(lowered.target.lint)} rules of {lowered.target.name}: {errors} errors, {rest} warnings")
+    wide = [row.name for row in accumulators(lowered).overflowing]
+    if wide:
+        print(
+            f"warning: the sums of {len(wide)} layers may not fit int32: {', '.join(wide[:3])}"
+            f"{', ...' if len(wide) > 3 else ''}; `qatc accumulators {output}` shows each"
+        )
     opset = next(o.version for o in lowered.proto.opset_import if o.domain in ("", "ai.onnx"))
     size = output.stat().st_size
     print(f"wrote {output}: {len(lowered.proto.graph.node)} nodes, opset {opset}, {size / 1024:.1f} KiB")
 
 
-def _read_data(path: Path) -> dict[str, Array]:
+def read_data(path: Path) -> dict[str, Array]:
+    """Return the arrays of a file by name; a `VerificationError` if it has none."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if not hasattr(arrays, "files"):

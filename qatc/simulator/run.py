@@ -74,6 +74,18 @@ def run(
     return found
 
 
+def folded(proto: onnx.ModelProto) -> dict[str, Value]:
+    """Return every tensor of a file that depends on none of its inputs."""
+    opsets = {o.domain: o.version for o in proto.opset_import}
+    values: dict[str, Value] = {c.name: Plain(onnx.numpy_helper.to_array(c)) for c in proto.graph.initializer}
+    for made in proto.graph.node:
+        if all(name in values for name in made.input if name):
+            inputs = [values[name] if name else None for name in made.input]
+            results = _results(Node.of(made, opsets, NUMERICS), inputs, {})
+            values |= {name: value for name, value in zip(made.output, results, strict=False) if name}
+    return values
+
+
 def _default_outputs(proto: onnx.ModelProto) -> list[str]:
     codes = [node.output[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"]
     return [*codes, *(o.name for o in proto.graph.output)]
