@@ -36,11 +36,13 @@ def export_float(model: nn.Module, example: Tensor, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def session(path: Path, level: str = "all", optimized: Path | None = None) -> onnxruntime.InferenceSession:
-    """Return a CPU session of one thread; `optimized` is where to write the graph that ONNX Runtime makes of it."""
+def session(
+    path: Path, level: str = "all", optimized: Path | None = None, threads: int = 1
+) -> onnxruntime.InferenceSession:
+    """Return a CPU session; `optimized` is where to write the graph that ONNX Runtime makes of it."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = _LEVELS[level]
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
