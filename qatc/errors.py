@@ -74,3 +74,8 @@ def unknown(kind: str, name: str, known: Iterable[str], remedy: str) -> ConfigEr
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return ConfigError(f"unknown {kind} {name!r}", remedy=hint + remedy.format(", ".join(known)))
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of another library's error, for a message of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -54,16 +54,18 @@ def run(of: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
     return torch.from_numpy(of.run(None, {of.get_inputs()[0].name: images.numpy()})[0])
 
 
-def seconds(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+def seconds(
+    calls: Sequence[Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Return the median time of each call; they take turns, so that what slows the machine slows all of them."""
     times: list[list[float]] = [[] for _ in calls]
     for call in calls:
         call()
     for _ in range(repeats):
         for call, found in zip(calls, times, strict=True):
-            start = time.perf_counter()
+            start = clock()
             call()
-            found.append(time.perf_counter() - start)
+            found.append(clock() - start)
     return [statistics.median(found) for found in times]
 
 

@@ -3,8 +3,7 @@
 import onnx
 import onnx_ir
 
-from qatc.errors import LoweringError
-from qatc.lowering.emit.exporter import first_line
+from qatc.errors import LoweringError, first_line
 
 
 def finished(model: onnx_ir.Model, opset: int, metadata: dict[str, str]) -> onnx.ModelProto:

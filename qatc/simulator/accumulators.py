@@ -9,8 +9,7 @@ from typing import Any
 import onnx
 from torch import nn
 
-from qatc.errors import SimulationError
-from qatc.lowering.emit.exporter import first_line
+from qatc.errors import SimulationError, first_line
 from qatc.lowering.lowered import Lowered, lowered_proto
 from qatc.simulator.node import Node
 from qatc.simulator.run import run

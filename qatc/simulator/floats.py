@@ -6,8 +6,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from qatc.errors import SimulationError
-from qatc.lowering.emit.exporter import first_line
+from qatc.errors import SimulationError, first_line
 from qatc.simulator.node import Node
 from qatc.simulator.values import Array
 

@@ -16,7 +16,7 @@ from onnxscript.optimizer import fold_constants
 from torch import Tensor, fx
 
 from qatc import ir
-from qatc.errors import LoweringError
+from qatc.errors import LoweringError, first_line
 
 # The oldest opset that the exporter writes itself, and the number of samples that it is shown: with one, it would take
 # the batch for a constant.
@@ -131,8 +131,3 @@ def _quiet() -> Any:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
