@@ -6,8 +6,8 @@ from itertools import product
 import numpy as np
 
 from qatc.simulator.node import Form, Node
-from qatc.simulator.sums import holding, scale_of, with_bias
-from qatc.simulator.values import Array, OnGrid, Plain, Value
+from qatc.simulator.sums import finished, holding
+from qatc.simulator.values import Array, OnGrid, Value
 
 
 def _conv(node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value | None:
@@ -19,7 +19,7 @@ def _conv(node: Node, x: Value, weight: Value, bias: Value | None = None) -> Val
     strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
     pads = _pads(node, x.steps.shape[2:], weight.steps.shape[2:], strides, dilations)
     sums = convolved(x.steps, weight.steps, strides, pads, dilations, groups)
-    return _finished(sums, scale_of(x.grid, weight.grid), bias, x, weight)
+    return finished(sums, x, weight, bias, 1)
 
 
 def _conv_transpose(node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value | None:
@@ -36,14 +36,7 @@ def _conv_transpose(node: Node, x: Value, weight: Value, bias: Value | None = No
         for name, default in (("strides", ones), ("dilations", ones), ("pads", none * 2), ("output_padding", none))
     )
     sums = transposed(x.steps, weight.steps, strides, pads, dilations, extra, groups)
-    return _finished(sums, scale_of(x.grid, weight.grid), bias, x, weight)
-
-
-def _finished(sums: Array, scale: Array, bias: Value | None, x: OnGrid, weight: OnGrid) -> Value:
-    channels = (-1, *[1] * (sums.ndim - 2))
-    along = scale.reshape(channels) if scale.ndim else scale
-    shaped = None if bias is None else Plain(bias.real().reshape(channels))
-    return with_bias(sums, along, shaped, max(x.grid.bits, weight.grid.bits) <= 8)
+    return finished(sums, x, weight, bias, 1)
 
 
 def _pads(

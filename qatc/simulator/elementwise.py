@@ -95,7 +95,7 @@ class _Multiplied(_Pair):
 def _add(node: Node, x: Value, y: Value) -> Value | None:
     for sums, bias in ((x, y), (y, x)):
         if isinstance(sums, Sums) and isinstance(bias, OnGrid) and bias.grid.bits == 32:
-            found = with_bias(sums.sums, sums.scale, bias, narrow=True)
+            found = with_bias(sums, bias.real())
             return found if isinstance(found, Sums) else None
     if isinstance(x, OnGrid) and isinstance(y, OnGrid):
         return _Added(x, y)

@@ -1,10 +1,11 @@
 """Operators that move values, and so codes: on whole numbers of steps, where zero is zero."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from qatc.simulator.values import Array, Grid, OnGrid, Value
+from qatc.simulator.values import Array, OnGrid, Value
 
 # Which inputs hold the values; a place behind the last means all.
 MOVES: Mapping[str, slice] = {
@@ -37,7 +38,7 @@ def moves(op: str, attributes: Mapping[str, object], others: Sequence[Array | No
 def turned(x: OnGrid, order: Sequence[int]) -> OnGrid:
     """Return a tensor of one grid or of one per channel, its dimensions in another order."""
     axis = 0 if x.grid.per_tensor else list(order).index(x.grid.axis)
-    return OnGrid(x.steps.transpose(order), Grid(x.grid.scale, x.grid.zero_point, axis))
+    return OnGrid(x.steps.transpose(order), replace(x.grid, axis=axis))
 
 
 def alike(values: Sequence[Value]) -> bool:

@@ -6,6 +6,7 @@ Sources: onnxruntime core/mlas/lib/qlgavgpool.cpp and contrib_ops/cpu/quantizati
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ class _GlobalMean(Value):
 
     def real(self) -> Array:
         """Return the means, float32."""
-        mean: Array = self.sums.astype(np.float32) * self.grid.scale.reshape(()) / np.float32(self.count)
-        return mean
+        mean = self.sums.astype(np.float32) * self.grid.scale.reshape(()) / np.float32(self.count)
+        return mean.astype(self.grid.real, copy=False)
 
     def on(self, grid: Grid, numerics: Numerics) -> OnGrid:
         """Requantize the sums."""
@@ -38,10 +39,11 @@ class _Means(Value):
     """Means of windows, float32 as the kernel adds them; it rounds them with the zero point in the sum."""
 
     means: Array
+    type: Any
 
     def real(self) -> Array:
         """Return the means."""
-        return self.means
+        return self.means.astype(self.type, copy=False)
 
     def on(self, grid: Grid, numerics: Numerics) -> OnGrid:
         """Quantize the means."""
@@ -68,7 +70,7 @@ def _average(node: Node, x: Value) -> Value | None:
     strides, pads = node.get("strides", ones), node.get("pads", [0] * (2 * len(kernel)))
     if node.get("auto_pad", "NOTSET") != "NOTSET" or node.get("dilations", ones) != ones:
         return None
-    real, half = x.real(), len(kernel)
+    real, half = x.real().astype(np.float32), len(kernel)
     rounds_up = bool(node.get("ceil_mode", 0))
     sizes = []
     for size, k, s, front, back in zip(real.shape[2:], kernel, strides, pads[:half], pads[half:], strict=True):
@@ -90,7 +92,7 @@ def _average(node: Node, x: Value) -> Value | None:
         counts = counts + inside[at]
     if node.get("count_include_pad", 0):
         counts = np.full(sizes, np.prod(kernel), np.float32)
-    return _Means(sums / counts)
+    return _Means(sums / counts, x.grid.real)
 
 
 POOLS: Mapping[str, Form] = {"GlobalAveragePool": _global_average, "AveragePool": _average}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from qatc.simulator.node import Form, Node
-from qatc.simulator.sums import holding, scale_of, with_bias
+from qatc.simulator.sums import finished, holding
 from qatc.simulator.values import Array, OnGrid, Value
 
 
@@ -17,7 +17,7 @@ def _gemm(node: Node, x: Value, weight: Value, bias: Value | None = None) -> Val
     if not weight.grid.per_tensor and weight.grid.axis != (0 if turned else 1):
         return None
     sums = multiplied(x.steps, weight.steps.T if turned else weight.steps)
-    return with_bias(sums, scale_of(x.grid, weight.grid), bias, max(x.grid.bits, weight.grid.bits) <= 8)
+    return finished(sums, x, weight, bias)
 
 
 def _matmul(node: Node, x: Value, weight: Value) -> Value | None:
@@ -25,8 +25,7 @@ def _matmul(node: Node, x: Value, weight: Value) -> Value | None:
         return None
     if not weight.grid.per_tensor and weight.grid.axis != weight.steps.ndim - 1:
         return None
-    sums = multiplied(x.steps, weight.steps)
-    return with_bias(sums, scale_of(x.grid, weight.grid), None, max(x.grid.bits, weight.grid.bits) <= 8)
+    return finished(multiplied(x.steps, weight.steps), x, weight, None)
 
 
 def multiplied(x: Array, y: Array) -> Array:

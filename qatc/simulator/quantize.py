@@ -38,7 +38,8 @@ def _dequantize(node: Node, codes: Value, scale: Value, zero_point: Value | None
 
 
 def _grid(node: Node, scale: Array, zero_point: Array, rank: int) -> Grid:
-    return Grid(scale.astype(np.float32), zero_point, node.get("axis", 1) % rank if scale.ndim else 0)
+    axis = node.get("axis", 1) % rank if scale.ndim else 0
+    return Grid(scale.astype(np.float32), zero_point, axis, scale.dtype)
 
 
 QUANTIZE: Mapping[str, Form] = {"QuantizeLinear": _quantize, "DequantizeLinear": _dequantize}

@@ -1,10 +1,11 @@
 """Sums of products of codes: exact, by the matrix products of floats that are wide enough to hold them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from qatc.simulator.values import Array, Grid, Plain, Sums, Value
+from qatc.simulator.values import Array, OnGrid, Plain, Sums, Value
 
 # Whole numbers below are exact in float32, and so are sums of them in any order; float64 holds all that occur.
 _EXACT = 2.0**24
@@ -17,23 +18,27 @@ def holding(x: Array, weight: Array, terms: int) -> Any:
     return np.float32 if most < _EXACT else np.float64
 
 
-def scale_of(x: Grid, weight: Grid) -> Array:
-    """Return what one of a sum stands for, in float32; per channel where the weight's scale is."""
-    return x.scale.reshape(()) * weight.scale.reshape(-1 if weight.scale.size > 1 else ())
+def finished(sums: Array, x: OnGrid, weight: OnGrid, bias: Value | None, channel: int = -1) -> Value:
+    """Return the sums of products of two tensors, and a bias along the dimension `channel`, if there is one.
 
-
-def with_bias(sums: Array, scale: Array, bias: Value | None, narrow: bool) -> Value:
-    """Return sums and a bias that broadcasts over them, in integers where it lies on their grid.
-
-    Of codes of 8 bits (`narrow`) sums are int32, and run over as those do. A bias off the grid is added in float32.
+    It is added in integers where it lies on their grid, in float where it does not.
     """
+    shape = [1] * sums.ndim
+    shape[channel] = -1
+    scale = x.grid.scale.reshape(()) * weight.grid.scale.reshape(shape if weight.grid.scale.size > 1 else ())
+    narrow = max(x.grid.bits, weight.grid.bits) <= 8
     if bias is None:
-        return Sums(held(sums, narrow), scale)
+        return Sums(held(sums, narrow), scale, x.grid.real)
     real = bias.real()
-    steps = np.rint(real / scale)
-    if not np.array_equal((steps * scale).astype(np.float32), real):
-        return Plain(Sums(held(sums, narrow), scale).real() + real)
-    return Sums(held(sums + steps.astype(np.float64), narrow), scale)
+    return with_bias(Sums(sums, scale, x.grid.real), real if real.ndim != 1 else real.reshape(shape), narrow)
+
+
+def with_bias(of: Sums, bias: Array, narrow: bool = True) -> Value:
+    """Return sums and a bias that broadcasts over them; of codes of 8 bits (`narrow`) they run over as int32 does."""
+    steps = np.rint(bias / of.scale)
+    if not np.array_equal((steps * of.scale).astype(of.type), bias):
+        return Plain(replace(of, sums=held(of.sums, narrow)).real() + bias)
+    return replace(of, sums=held(of.sums + steps.astype(np.float64), narrow))
 
 
 def held(sums: Array, narrow: bool) -> Array:

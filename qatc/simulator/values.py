@@ -16,11 +16,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Scale (float32) and zero point (of the codes' type): scalars, or one of each along `axis`."""
+    """Scale (float32) and zero point (of the codes' type): scalars, or one of each along `axis`.
+
+    `real` is the type of the real values, that of the scale in the file.
+    """
 
     scale: Array
     zero_point: Array
     axis: int = 0
+    real: Any = np.float32
 
     @property
     def per_tensor(self) -> bool:
@@ -92,9 +96,9 @@ class OnGrid(Value):
     grid: Grid
 
     def real(self) -> Array:
-        """Return steps times scale, float32."""
+        """Return steps times scale."""
         scale, _ = self.grid.along(self.steps.ndim)
-        return self.steps.astype(np.float32) * scale
+        return (self.steps.astype(np.float32) * scale).astype(self.grid.real, copy=False)
 
     def codes(self) -> Array:
         """Return the codes, in their own type."""
@@ -112,10 +116,11 @@ class Sums(Value):
 
     sums: Array
     scale: Array
+    type: Any = np.float32
 
     def real(self) -> Array:
-        """Return sums times scale, float32."""
-        return self.sums.astype(np.float32) * self.scale
+        """Return sums times scale."""
+        return (self.sums.astype(np.float32) * self.scale).astype(self.type, copy=False)
 
     def on(self, grid: Grid, numerics: Numerics) -> OnGrid:
         """Requantize, by one factor per channel."""

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 
 from qatc.simulator.run import folded
-from qatc.simulator.sums import scale_of
 from qatc.simulator.values import Array, Grid, OnGrid, Value
 from qatc.targets.lint.graph import GraphView, Node
 
@@ -81,7 +80,7 @@ def _codes(view: GraphView, constants: Mapping[str, Value], tensor: str) -> _Cod
 def _row(view: GraphView, constants: Mapping[str, Value], node: Node, x: _Codes, weight: OnGrid) -> WorstCase:
     matrix = _matrix(node, weight.steps.astype(np.int64))
     (low, high), up, down = x.range, np.maximum(matrix, 0).sum(1), np.minimum(matrix, 0).sum(1)
-    bias = _bias(view, constants, node, scale_of(x.grid, weight.grid))
+    bias = _bias(view, constants, node, x.grid.scale * weight.grid.scale.reshape(-1))
     # Zero is within the range, so that no part of a sum reaches further than all of its products of one sign.
     least, greatest = up * low + down * high + np.minimum(bias, 0), up * high + down * low + np.maximum(bias, 0)
     pairs, saturating = _pairs(node, matrix, x, weight)

@@ -30,26 +30,32 @@ class Graph:
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
 
-    def quantized(self, x: str, scale: float, zero: int, dtype: Any = np.uint8) -> str:
-        grid = self.constant(np.float32(scale)), self.constant(dtype(zero))
+    def quantized(self, x: str, scale: float, zero: int, dtype: Any = np.uint8, real: Any = np.float32) -> str:
+        grid = self.constant(real(scale)), self.constant(dtype(zero))
         return self.op("DequantizeLinear", self.op("QuantizeLinear", x, *grid), *grid)
 
-    def input(self, shape: Sequence[int], scale: float = 0.02, zero: int = 131, dtype: Any = np.uint8) -> str:
+    def input(
+        self, shape: Sequence[int], scale: float = 0.02, zero: int = 131, dtype: Any = np.uint8, real: Any = np.float32
+    ) -> str:
         name = f"x{len(self.inputs)}"
-        self.inputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
-        return self.quantized(name, scale, zero, dtype)
+        self.inputs.append(helper.make_tensor_value_info(name, _type(real), shape))
+        return self.quantized(name, scale, zero, dtype, real)
 
-    def weight(self, codes: Array, scale: Any, axis: int = 0, zero: Any = None) -> str:
+    def weight(self, codes: Array, scale: Any, axis: int = 0, zero: Any = None, **more: int) -> str:
         zero = np.zeros_like(np.asarray(scale), codes.dtype) if zero is None else zero
-        grid = self.constant(np.asarray(scale, np.float32)), self.constant(zero)
-        return self.op("DequantizeLinear", self.constant(codes), *grid, axis=axis)
+        grid = self.constant(scale), self.constant(zero)
+        return self.op("DequantizeLinear", self.constant(codes), *grid, axis=axis, **more)
 
-    def model(self, output: str, rank: int) -> onnx.ModelProto:
-        given = helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [None] * rank)
+    def model(self, output: str, rank: int, real: Any = np.float32) -> onnx.ModelProto:
+        given = helper.make_tensor_value_info(output, _type(real), [None] * rank)
         graph = helper.make_graph(self.nodes, "graph", self.inputs, [given], self.constants)
         made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
         onnx.checker.check_model(made)
         return onnx.shape_inference.infer_shapes(made)
+
+
+def _type(real: Any) -> int:
+    return helper.np_dtype_to_tensor_dtype(np.dtype(real))
 
 
 def normal(*shape: int, seed: int = 0) -> Array:

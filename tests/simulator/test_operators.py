@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -111,6 +112,46 @@ def test_softmax_is_float_and_so_differs_from_the_integer_kernel() -> None:
     assert 0 < found.differing <= 0.05 * found.codes
     assert found.step == 1
     assert agreement(*CASES["Softmax"][:2], "disabled").differing == 0
+
+
+def weights_as(form: str) -> Made:
+    """Return a layer of which a weight is written otherwise than as 8-bit codes; all scales are powers of two."""
+    g = Graph(21)
+    half = form == "float16"
+    dtype = np.float16 if half else np.float32
+    x = g.input((2, 8), 2**-5, 128, real=dtype)
+    scale = (2.0 ** -np.array([4, 5, 6, 5, 4, 7])).astype(dtype)
+    weight = codes(6, 8)
+    if form == "floats behind Q and DQ":
+        grid = g.constant(scale), g.constant(np.zeros(6, np.int8))
+        behind = g.op("QuantizeLinear", g.constant(weight * scale[:, None]), *grid, axis=0)
+        y = g.op("Gemm", x, g.op("DequantizeLinear", behind, *grid, axis=0), transB=1)
+    elif form == "turned":
+        y = g.op("MatMul", x, g.op("Transpose", g.weight(weight, scale), perm=[1, 0]))
+    elif form == "4 bits":
+        y = g.op("Gemm", x, g.weight((weight // 16).astype(ml_dtypes.int4), scale), transB=1)
+    elif form == "limited":
+        grid = g.constant(scale), g.constant(np.zeros(6, np.int8))
+        limited = g.op("Clip", g.constant(weight), g.constant(np.int8(-7)), g.constant(np.int8(7)))
+        y = g.op("Gemm", x, g.op("DequantizeLinear", limited, *grid, axis=0), transB=1)
+    elif form == "blocks":
+        scales = np.repeat(scale[:, None], 2, 1) * np.array([1, 2], dtype)
+        y = g.op("Gemm", x, g.weight((weight // 16).astype(ml_dtypes.int4), scales, axis=1, block_size=4), transB=1)
+    else:
+        y = g.op("Gemm", x, g.weight(weight, scale), g.constant((np.arange(6) / 8).astype(dtype)), transB=1)
+    return g.model(g.quantized(y, 2**-2, 120, real=dtype), 2, dtype), {"x0": normal(2, 8).astype(dtype)}, ""
+
+
+@pytest.mark.parametrize(
+    "form", ["floats behind Q and DQ", "turned", "4 bits", "limited", "blocks", "float16"]
+)  # fmt: skip
+def test_weights_of_other_files(form: str) -> None:
+    proto, feeds, _ = weights_as(form)
+    found = agreement(proto, feeds, "disabled")
+    assert found.codes >= 28
+    assert (found.differing, found.outputs) == (0, 0.0)
+    codes_name = proto.graph.node[-2].output[0]
+    assert len(np.unique(simulator.run(proto, feeds)[codes_name])) > 4
 
 
 @pytest.mark.parametrize(("groups", "stride", "dilation", "extra"), [(1, 1, 1, 0), (2, 2, 1, 1), (4, 3, 2, 2)])
