@@ -107,6 +107,9 @@ def test_latency_says_which_are_slower_and_what_their_graphs_have() -> None:
         "resnet50: int8 file 0.250 of the float one (goal: 0.27)",
     ]
     assert latency.differences(rows)[0] == "resnet50, qatc/ORT: Add 1/0, Transpose 0/2"
+    page = latency.markdown(rows, "cpu")
+    assert "medians of cpu time" in page
+    assert "- unet, qatc/ORT: Add 1/0, Transpose 0/2" in page
 
 
 @pytest.mark.parametrize("name", ["detector", "unet"])

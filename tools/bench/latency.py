@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clock", default="wall", choices=CLOCKS, help="(default: %(default)s)")
     parser.add_argument("--size", type=int, help="height and width of the images (default: 224, of the ViT 96)")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="note each result there, and skip what is there")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table as Markdown, too")
     parser.add_argument("--ops", action="store_true", help="print how the operators of both optimized graphs differ")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.resume, LONGEST,
     )  # fmt: skip
     print("\n".join([*table(rows), *goals(rows), *(differences(rows) if args.ops else [])]))
+    if args.write is not None:
+        args.write.write_text(markdown(rows, args.clock), encoding="utf-8")
     return 0
 
 
@@ -152,6 +155,21 @@ def differences(rows: Sequence[cells.Row]) -> list[str]:
         changed = [f"{op} {ours[op]}/{theirs[op]}" for op in sorted({*ours, *theirs}) if ours[op] != theirs[op]]
         lines.append(f"{row['model']}, qatc/ORT: {', '.join(changed) or 'the same operators'}")
     return lines
+
+
+def markdown(rows: Sequence[cells.Row], clock: str) -> str:
+    """Return the table as a page of the documentation."""
+    return "\n".join(
+        [
+            "# How fast the files for ONNX Runtime run\n",
+            "Written by `tools/bench/latency --write docs/latency.md`: qatc's file, ONNX Runtime's own static"
+            "\nquantization (QDQ, uint8 and int8 per channel) and the float file take turns; one image, medians of"
+            f"\n{clock} time.\n",
+            "```", *table(rows), *goals(rows), "```\n",
+            "Operators of the two optimized graphs that differ in number:\n",
+            *(f"- {line}" for line in differences(rows)), "",
+        ]
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
