@@ -12,7 +12,7 @@ from qatc.calls import call_name, contains_node, has_types, is_tensor, may_be_te
 from qatc.constants import constants
 from qatc.invariants import NO_INPLACE, ONE_CALL_SITE, Invariant
 from qatc.modules import ops
-from qatc.modules.forms.form import Form, plain_value
+from qatc.modules.forms.form import Form, names, plain_value
 from qatc.modules.forms.pieces import PIECES, piece
 from qatc.modules.forms.reasons import why_float
 from qatc.modules.functional_forms import FORMS
@@ -139,6 +139,16 @@ def follow_mode(gm: fx.GraphModule, node: fx.Node) -> bool:
     return True
 
 
+def pass_on(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Let what reads a concatenation of one tensor read that tensor: it is no op, and asks for no grid of its own."""
+    given = node.args[0] if node.args else node.kwargs.get("tensors")
+    if not isinstance(given, list | tuple) or len(given) != 1 or not isinstance(given[0], fx.Node):
+        return False
+    node.replace_all_uses_with(given[0])
+    gm.graph.erase_node(node)
+    return True
+
+
 def drop_unread(gm: fx.GraphModule) -> bool:
     """Drop pieces that nothing reads, and calls whose pieces are all modules of their own; say if there were any."""
     before = len(gm.graph.nodes)
@@ -161,5 +171,6 @@ def rules(constant: set[fx.Node]) -> tuple[Rule, ...]:
     return (
         Rule("stochastic_depth", Chain((Op((nn.Module,)),)), follow_mode),
         Rule("piece", Call((operator.getitem,)), take_piece),
+        Rule("concat_of_one", Call(names("cat", "concat", "concatenate")), pass_on),
         *(Rule(form.name, Call(form.targets), partial(convert, form, constant)) for form in FORMS),
     )

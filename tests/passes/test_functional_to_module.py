@@ -225,3 +225,35 @@ def test_what_takes_tensors_out_of_arguments_is_no_op_that_stays_in_float(kind: 
     gm = qatc.prepare(kind(), samples(0)[kind] if typed else None)
     named_by_index = [] if typed or kind is not NamedTuples else ["getitem"]
     assert [row.kind for row in gm.report.rows if row.kind not in ("Conv", "Add")] == named_by_index
+
+
+class JoinsOne(nn.Module):
+    """DenseNet's first layer concatenates the one tensor that there is so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.conv(x), 2)
+        y = self.first(torch.cat([x], 1))
+        z: Tensor = self.second(torch.cat([x, y], 1))
+        return z
+
+
+def test_a_concatenation_of_one_tensor_is_that_tensor() -> None:
+    """With a grid of its own behind it, ONNX Runtime leaves the pool and every concatenation behind it in float."""
+    gm = check_pass(
+        FunctionalToModule(),
+        JoinsOne(),
+        snapshot("""\
+-%max_pool2d = max_pool2d(%conv, 2, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False) : f32[N,4,4,4]
+-%cat = cat([%max_pool2d], 1) : f32[N,4,4,4]
+-%first = Conv2d(%cat) : f32[N,4,4,4]  k1  # first
+-%cat_1 = cat([%max_pool2d, %first], 1) : f32[N,8,4,4]
++%max_pool2d = MaxPool2d(%conv) : f32[N,4,4,4]  k2 s2  # max_pool2d
++%first = Conv2d(%max_pool2d) : f32[N,4,4,4]  k1  # first
++%cat_1 = Concat([%max_pool2d, %first]) : f32[N,8,4,4]  dim=1  # concat
+"""),  # noqa: E501  (the dump has long lines)
+    )
+    assert [path for path, module in gm.named_modules() if type(module).__name__ == "Concat"] == ["concat"]
