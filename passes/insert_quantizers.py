@@ -3,7 +3,7 @@
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from qatc import ir
 from qatc.calls import may_be_tensor
 from qatc.config import Layer, LayerConfig, QConfig
 from qatc.constants import constants
+from qatc.dataflow import depths, ends, least_values, op_kind_of
 from qatc.errors import ConfigError
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
 from qatc.masks import masks
@@ -21,7 +22,7 @@ from qatc.modules.fused import FusedBatchNorm
 from qatc.modules.fused_forms import FUSED_FORMS, fused_form
 from qatc.modules.kinds import op_kind, output_range, pad_widths, takes_padding
 from qatc.pipeline import Pass
-from qatc.quantizers import Quantizer, activation_quantizer, weight_quantizer
+from qatc.quantizers import Given, Quantizer, activation_quantizer, weight_quantizer
 from qatc.spec import PRODUCT_BITS, STES, QuantSpec, Ste
 from qatc.targets import OpRule, Target
 from qatc.weights import weight_to_quantize
@@ -155,7 +156,7 @@ class _Placement:
 
     def _reads_grid(self, reader: fx.Node, tensor: fx.Node) -> bool:
         rule = self.rules[reader]
-        if tensor not in ir.tensor_inputs(reader):
+        if tensor not in ir.tensor_inputs(reader) or reader is self.tails[tensor]:
             return False
         if rule.inputs == "skip":
             raw = self._raw_branch(reader)
@@ -198,7 +199,12 @@ class _Placement:
         config = self._activation_config(tensor)
         spec = self._spec(tensor, config.activation_bits)
         self._check_width(tensor, spec.bits)
-        quantizer = activation_quantizer(config.activation_quantizer, spec, config.activation_range)
+        fixed = next((grid for grid in self._made_by(tensor).fixed if grid.bits == spec.bits), None)
+        quantizer = (
+            activation_quantizer(config.activation_quantizer, spec, config.activation_range)
+            if fixed is None
+            else Given.of(spec, fixed.scale, fixed.zero_point, fixed.signed)
+        )
         quantizer.ste = ste_of(config)
         ir.set_module(self.gm, path, quantizer.train(self.gm.training))
         self._insert_call(tensor, path, path, readers)
@@ -217,8 +223,25 @@ class _Placement:
         rule, module = self.target.activation, ir.module_of(tensor)
         _, high = (None if module is None else output_range(module)) or UNBOUNDED
         upper = high if rule.grid_within_clip and math.isfinite(high) else None
-        never_negative = self.least[tensor] >= 0 and not rule.signed
-        return QuantSpec(bits, rule.signed, rule.symmetric or never_negative, upper=upper)
+        needs = {self._made_by(tensor).grid, *(self.rules[n].grid for n in self._reached(tensor))}
+        if _argument_path(tensor):
+            needs.add(rule.network_input)
+        never_negative = self.least[tensor] >= 0
+        symmetric = rule.symmetric or bool(needs - {"any"})
+        signed = rule.signed or "signed" in needs or (symmetric and not never_negative)
+        return QuantSpec(bits, signed, symmetric or (never_negative and not signed), upper=upper)
+
+    def _made_by(self, tensor: fx.Node) -> OpRule:
+        """Return the rule of the op that makes the tensor: of the one that an activation is fused into."""
+        head = next((n for n in tensor.all_input_nodes if self.tails[n] is tensor), tensor)
+        return self.rules[head]
+
+    def _reached(self, tensor: fx.Node) -> list[fx.Node]:
+        """Return the ops that read the tensor, those that only move values and what reads their results included."""
+        found: list[fx.Node] = []
+        for user in tensor.users:
+            found += [user, *(self._reached(user) if self.rules[user].output in MOVES else ())]
+        return found
 
     def _activation_config(self, tensor: fx.Node) -> LayerConfig:
         """Return the settings of the reader that asks for the widest codes; of the op itself where none asks."""
@@ -278,54 +301,6 @@ def ste_of(config: LayerConfig) -> Ste:
     return next(ste for ste in STES if ste == config.ste)
 
 
-def op_kind_of(node: fx.Node) -> str:
-    """Return the ONNX operator of a node's module, or an empty text."""
-    module = ir.module_of(node)
-    return "" if module is None else op_kind(module)
-
-
-def ends(graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
-    """Return the layers with weights that no other such layer comes before, and those that none comes behind."""
-
-    def frontier(nodes: list[fx.Node], reached: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
-        beyond: set[fx.Node] = set()
-        found: set[fx.Node] = set()
-        for node in nodes:
-            if any(n in beyond or n in found for n in reached(node)):
-                beyond.add(node)
-            elif op_kind_of(node) in ("Conv", "Gemm", "ConvTranspose"):
-                found.add(node)
-        return found
-
-    nodes = list(graph.nodes)
-    return frontier(nodes, lambda n: n.all_input_nodes), frontier(nodes[::-1], lambda n: n.users)
-
-
-def depths(graph: fx.Graph) -> dict[fx.Node, int]:
-    """Return the number of ops on the longest path to each node."""
-    found: dict[fx.Node, int] = {}
-    for node in graph.nodes:
-        found[node] = 1 + max((found[n] for n in ir.tensor_inputs(node)), default=-1)
-    return found
-
-
-def least_values(graph: fx.Graph) -> dict[fx.Node, float]:
-    """Return the least value that each node's tensor can have, whatever the data."""
-    least: dict[fx.Node, float] = {}
-    for node in graph.nodes:
-        module = ir.module_of(node)
-        known = None if module is None else output_range(module)
-        inputs = [least[n] for n in ir.tensor_inputs(node)]
-        kind = op_kind_of(node)
-        if known is not None:
-            least[node] = known[0]
-        elif inputs and (kind in KEEPS_SIGN or (kind in ("Add", "Mul") and len(inputs) == 2 and min(inputs) >= 0)):
-            least[node] = min(inputs)
-        else:
-            least[node] = -math.inf
-    return least
-
-
 def number_sites(gm: fx.GraphModule) -> None:
     """Give every call of a quantizer that is called at several places a range of its own; the grid covers them all."""
     calls: dict[str, list[fx.Node]] = {}
@@ -343,20 +318,6 @@ def number_sites(gm: fx.GraphModule) -> None:
 MOVES = ("same", "again")
 _TAKEN_IN = OpRule(inputs="quantized", output="same")
 UNBOUNDED = (-math.inf, math.inf)
-# Ops that give values between the least and the greatest of their inputs.
-KEEPS_SIGN = frozenset(
-    {
-        "MaxPool",
-        "AveragePool",
-        "GlobalAveragePool",
-        "ReduceMean",
-        "Reshape",
-        "Concat",
-        "Identity",
-        "Resize-nearest",
-        "Pad",
-    }
-)
 
 
 def _quantizer_path(tensor: fx.Node) -> str:

@@ -10,7 +10,7 @@ from qatc import ir
 from qatc.invariants import BIAS_GRIDS, Invariant
 from qatc.modules.ops import Concat
 from qatc.pipeline import Pass
-from qatc.quantizers import Quantizer
+from qatc.quantizers import Given, Quantizer
 from qatc.targets import Target
 
 
@@ -72,7 +72,7 @@ def merge(gm: fx.GraphModule, group: list[fx.Node]) -> bool:
         return False
     members = [gm.get_submodule(path) for path in paths]
     specs = [member.spec for member in members if isinstance(member, Quantizer)]
-    first = members[0]
+    first = next((member for member in members if not isinstance(member, Given)), members[0])
     assert isinstance(first, Quantizer)
     widest = max(specs, key=lambda spec: spec.bits)
     symmetric = all(spec.symmetric for spec in specs)

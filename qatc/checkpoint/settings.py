@@ -12,7 +12,7 @@ from qatc.config import LayerConfig, QConfig, Rule
 from qatc.errors import CheckpointError, ConfigError
 from qatc.schedule import Plan, Schedule
 from qatc.spec import QuantSpec
-from qatc.targets import TARGETS, ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
+from qatc.targets import TARGETS, ActivationRule, FileRule, FixedGrid, OpRule, Target, VerifyRule, WeightRule
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ _CLASSES: Mapping[str, type] = {
     kind.__name__: kind
     for kind in (
         QuantSpec, LayerConfig, Rule, QConfig, Schedule, Plan,
-        Target, ActivationRule, WeightRule, OpRule, FileRule, VerifyRule,
+        Target, ActivationRule, WeightRule, OpRule, FixedGrid, FileRule, VerifyRule,
     )
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from qatc.errors import ConfigError, unknown
 from qatc.quantizers.base import Quantizer
 from qatc.quantizers.few_bits import Binary, Ternary
+from qatc.quantizers.given import Given
 from qatc.quantizers.learned_range import LearnedRange, WeightLearnedRange
 from qatc.quantizers.lsq import LSQ, WeightLSQ
 from qatc.quantizers.lsq_plus import LSQPlus, WeightLSQPlus
@@ -64,8 +65,8 @@ def _look_up(name: str, table: dict[str, Any], spec: QuantSpec) -> Any:
 
 
 __all__ = [
-    "ACTIVATION_QUANTIZERS", "WEIGHT_QUANTIZERS", "LSQ", "Binary", "CGPact", "Fixed", "LSQPlus", "LearnedRange", "Pact",
-    "Quantizer", "Ternary", "Tracked", "WeightFixed", "WeightLSQ", "WeightLSQPlus", "WeightLearnedRange",
-    "WeightQuantizer", "WeightSAT", "WeightSATAsymmetric", "WeightSATDefault", "WeightSATFullRange", "WeightTracked",
-    "activation_quantizer", "weight_quantizer",
+    "ACTIVATION_QUANTIZERS", "WEIGHT_QUANTIZERS", "LSQ", "Binary", "CGPact", "Fixed", "Given", "LSQPlus",
+    "LearnedRange", "Pact", "Quantizer", "Ternary", "Tracked", "WeightFixed", "WeightLSQ", "WeightLSQPlus",
+    "WeightLearnedRange", "WeightQuantizer", "WeightSAT", "WeightSATAsymmetric", "WeightSATDefault",
+    "WeightSATFullRange", "WeightTracked", "activation_quantizer", "weight_quantizer",
 ]  # fmt: skip

@@ -2,7 +2,16 @@
 
 from qatc.errors import unknown
 from qatc.targets.onnxruntime import ONNXRUNTIME
-from qatc.targets.target import ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
+from qatc.targets.target import (
+    ActivationRule,
+    FileRule,
+    FixedGrid,
+    GridNeed,
+    OpRule,
+    Target,
+    VerifyRule,
+    WeightRule,
+)
 from qatc.targets.tensorrt import TENSORRT
 
 TARGETS: dict[str, Target] = {target.name: target for target in (ONNXRUNTIME, TENSORRT)}
@@ -18,5 +27,6 @@ def target_of(target: "str | Target") -> Target:
 
 
 __all__ = [
-    "TARGETS", "ActivationRule", "FileRule", "OpRule", "Target", "VerifyRule", "WeightRule", "target_of",
+    "TARGETS", "ActivationRule", "FileRule", "FixedGrid", "GridNeed", "OpRule", "Target", "VerifyRule", "WeightRule",
+    "target_of",
 ]  # fmt: skip

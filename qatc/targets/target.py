@@ -4,6 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+# What an op needs of a tensor's codes, beyond the target's `ActivationRule`: nothing; a zero point at 0 (a symmetric
+# grid: signed, unless the tensor is never negative and the target's codes are unsigned); that, and signed codes.
+GridNeed = Literal["any", "symmetric", "signed"]
+
+
+@dataclass(frozen=True)
+class FixedGrid:
+    """The grid that a target gives an op's result by itself, whatever the data, for codes of `bits`."""
+
+    bits: int
+    scale: float
+    zero_point: int
+    signed: bool = False
+
 
 @dataclass(frozen=True)
 class OpRule:
@@ -26,15 +40,22 @@ class OpRule:
     final: bool = False
     into: frozenset[str] = frozenset()
     reason: str = ""
+    grid: GridNeed = "any"
+    fixed: tuple[FixedGrid, ...] = ()
 
 
 @dataclass(frozen=True)
 class ActivationRule:
-    """Codes of activations: signed, symmetric, and whether a clip in front needs the grid inside it."""
+    """Codes of activations: signed, symmetric, and whether a clip in front needs the grid inside it.
+
+    Where they are not signed, a symmetric grid of what may be negative is. `network_input` is what the inputs of the
+    network need beyond that.
+    """
 
     signed: bool
     symmetric: bool
     grid_within_clip: bool = False
+    network_input: GridNeed = "any"
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,7 @@ class FileRule:
     `bias`: "int32" with DequantizeLinear, or "float" (on the same grid). `low_bits`: where codes of fewer than 8 bits
     are limited, behind QuantizeLinear on the codes, or before it on the real values. `mean`: the operator for a mean
     over all positions. `transposed`: that for a quantized transposed convolution; "Conv" is its sub-pixel form.
+    `batch_norm_kernel`: the size of the depthwise convolution that a quantized BatchNorm of its own becomes.
     `opset`: least, greatest, default. `guarded`: operators that the runtime would by itself run in integers where they
     stand between two grids, unless an op that it does not look through follows. `kept_apart`: operators that the
     runtime would merge with one of these behind them, though that gives other values.
@@ -62,6 +84,7 @@ class FileRule:
     low_bits: Literal["clip_codes", "clip_values"]
     mean: Literal["GlobalAveragePool", "ReduceMean"]
     transposed: Literal["ConvTranspose", "Conv"] = "ConvTranspose"
+    batch_norm_kernel: int = 1
     guarded: frozenset[str] = frozenset()
     kept_apart: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -82,7 +105,11 @@ class VerifyRule:
 class Target:
     """One deployment target; `ops` is keyed by ONNX operator, and an operator without a row stays in float.
 
-    `most_bits` is the widest code that it takes.
+    `most_bits` is the widest code that it takes; `pow2` says that every scale is a power of two, whatever the
+    configuration. `epilogues` are the ops that it runs as one with those behind them, with no grid between. `parts`
+    are operators that are written as several, each with grids of its own (SiLU: a sigmoid and a product).
+    `runtime_options` are those that its runtime or converter needs for such a file; where `options_suffix` is given
+    they are also written beside it (`model.onnx`: `model` + suffix).
     """
 
     name: str
@@ -96,6 +123,10 @@ class Target:
     concat: Literal["free", "shared"] = "free"
     epilogues: Mapping[str, frozenset[str]] = field(default_factory=dict)
     lint: tuple[str, ...] = ()
+    pow2: bool = False
+    parts: frozenset[str] = frozenset()
+    runtime_options: Mapping[str, str | int | float] = field(default_factory=dict)
+    options_suffix: str = ""
 
     def rule(self, kind: str) -> OpRule:
         """Return the row of an operator; one that is not in the table stays in float, and says so."""
