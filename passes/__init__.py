@@ -35,7 +35,7 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
         InsertQuantizers(target, config),
         ShareScales(target),  # tensors that the target wants on one grid
     )
-    rounding = "up" if config.pow2 is True else config.pow2
+    rounding = "up" if config.pow2 is True or (target.pow2 and not config.pow2) else config.pow2
     pow2 = (ConstrainPow2Scales(rounding),) if rounding else ()
     return Pipeline((*passes, *pow2, LeaveClips()))  # a matter of speed alone
 

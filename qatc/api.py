@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qatc import ir
 from qatc.arguments import arguments_of
 from qatc.batches import arguments_in
 from qatc.config import QConfig, config_of
@@ -94,6 +95,9 @@ def prepare(
     remember(gm, PreparedFor(target, config, float_names=names))
     if inputs is not None:
         remember_inputs(gm, inputs)
+    if target.pow2 and not config.pow2:
+        note = f"every scale is a power of two: {target.name} has no others, whatever the configuration asks for"
+        ir.set_notes(gm, (*ir.notes(gm), note))
     if log.isEnabledFor(logging.INFO):  # a report reads every weight
         log.info("%s for %s: %s", type(model).__name__, target.name, gm.report.summary)
     return gm

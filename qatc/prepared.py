@@ -60,6 +60,11 @@ class PreparedFor:
     inputs: InputTypes | None = None
     float_names: FloatNames | None = None
 
+    @property
+    def pow2(self) -> bool:
+        """Whether every scale is a power of two: the configuration asks for it, or the target has no others."""
+        return bool(self.config.pow2) or self.target.pow2
+
 
 class PreparedModel(fx.GraphModule):
     """A graph that trains, copies and pickles like any module; `report` says what is quantized, and what is not."""

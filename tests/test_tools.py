@@ -33,7 +33,7 @@ def test_demo_goes_the_whole_way_and_prints_every_column(tmp_path: Path) -> None
     groups, names, _, *rows = done.stdout.splitlines()
     for heading in (*HEAD[0], *HEAD[1]):
         assert heading in groups + names
-    for target, row in zip(TARGETS, rows, strict=False):
+    for target, row in zip(("onnxruntime", "tensorrt"), rows, strict=False):
         cells = row.replace(",", "").split()
         assert cells[:3] == ["lenet", "w8a8", target]
         accuracies, (compared, per_op, in_all), sizes = cells[3:6], cells[6:9], cells[9:11]

@@ -156,7 +156,7 @@ class LowerModules(Pass):
         # All are computed before any is replaced: a bias needs the quantizer of its input.
         calls = [(node, module, self._explained(node, module)) for node, module in ir.module_calls(gm)]
         targets = {str(node.target) for node, _, _ in calls}
-        pads = {node: _pad_on_codes(node) for node, _, _ in calls}
+        pads = {node: self._pad_on_codes(node) for node, _, _ in calls}
         for node, module, lowered in calls:
             if lowered is not None:
                 path = ir.source_of(node).path if isinstance(module, Quantizer) else str(node.target)
@@ -188,7 +188,7 @@ class LowerModules(Pass):
         """Return the module's form in the file; None if it stays."""
         match module:
             case Quantizer():
-                phases, pad = self._sub_pixel(node.args[0]), ir.module_of(_pad_on_codes(node))
+                phases, pad = self._sub_pixel(node.args[0]), ir.module_of(self._pad_on_codes(node))
                 arrange = phases if pad is None else PaddedCodes.of(pad, module)
                 return LoweredQuantizer(module, self.target, ir.clipped_codes(node), arrange)
             case FusedBatchNorm():
@@ -242,6 +242,16 @@ class LowerModules(Pass):
             return LoweredSubPixel(module, weights, self.target, form)
         return LoweredLayer(module, weights, self.target)
 
+    def _pad_on_codes(self, node: fx.Node) -> fx.Node | None:
+        """Return the pad with zeros in front of a quantizer with the grid that it reads: codes can be padded."""
+        quantizer = ir.module_of(node, Quantizer) if self.target.file.padding == "codes" else None
+        pad = None if quantizer is None or quantizer.spec.bits > 8 else node.args[0]
+        module = ir.module_of(pad)
+        if not isinstance(pad, fx.Node) or module is None or op_kind(module) != "Pad":
+            return None
+        source = ir.grid_source(pad)
+        return pad if source is not None and source.target == node.target and len(pad.users) == 1 else None
+
     def _sub_pixel(self, node: Any) -> SubPixel | None:
         """Return the form of a quantized transposed convolution where the target has it as a convolution."""
         module = ir.module_of(node, FusedConvTranspose)
@@ -288,17 +298,6 @@ def _is_quantized(node: fx.Node) -> bool:
         return ir.moves_values(user) or user.op in ("call_function", "call_method")
 
     return any(ir.module_of(user, Quantizer) or (passes_on(user) and _is_quantized(user)) for user in node.users)
-
-
-def _pad_on_codes(node: fx.Node) -> fx.Node | None:
-    """Return the pad with zeros in front of a quantizer with the grid that it reads: codes can be padded instead."""
-    quantizer = ir.module_of(node, Quantizer)
-    pad = None if quantizer is None or quantizer.spec.bits > 8 else node.args[0]
-    module = ir.module_of(pad)
-    if not isinstance(pad, fx.Node) or module is None or op_kind(module) != "Pad":
-        return None
-    source = ir.grid_source(pad)
-    return pad if source is not None and source.target == node.target and len(pad.users) == 1 else None
 
 
 def _set_phases(node: fx.Node, lowered: LoweredSubPixel) -> None:

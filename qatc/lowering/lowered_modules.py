@@ -109,12 +109,17 @@ class LoweredLayer(nn.Module):
 
 
 class LoweredBatchNorm(LoweredLayer):
-    """A multiply-add per channel as a depthwise convolution of one position, which runtimes have in integers."""
+    """A multiply-add per channel as a depthwise convolution, which runtimes have in integers.
+
+    Of its kernel only the centre is not zero; it is wider than that where the target has no kernel of one position.
+    """
 
     def __init__(self, layer: Fused, weights: Weights, target: Target, rank: int) -> None:
         self.rank = rank
-        shaped = weights.codes.view(-1, *[1] * (max(rank, 3) - 1))
-        super().__init__(layer, weights._replace(codes=shaped), target)
+        places = max(rank, 3) - 2
+        self.border = target.file.batch_norm_kernel // 2
+        centre = weights.codes.view(-1, *[1] * (places + 1))
+        super().__init__(layer, weights._replace(codes=F.pad(centre, [self.border] * (2 * places))), target)
 
 
 class LoweredSubPixel(LoweredLayer):

@@ -165,7 +165,7 @@ def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *,
             error += float(np.square(ours.astype(np.float64) - theirs).sum())
             jitter += float(np.square(ours.astype(np.float64) - moved).sum())
     bits = {ir.source_of(node).path: m.spec.bits for node, m in ir.module_calls(model) if isinstance(m, Quantizer)}
-    pow2 = model.prepared_for is not None and bool(model.prepared_for.config.pow2)
+    pow2 = model.prepared_for is not None and model.prepared_for.pow2
     # Sums of products of wider codes are more than float32 holds.
     exact = pow2 and all(m.spec.bits <= 8 for m in model.modules() if isinstance(m, Quantizer))
     rule = lowered.target.verify

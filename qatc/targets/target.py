@@ -74,6 +74,7 @@ class FileRule:
     are limited, behind QuantizeLinear on the codes, or before it on the real values. `mean`: the operator for a mean
     over all positions. `transposed`: that for a quantized transposed convolution; "Conv" is its sub-pixel form.
     `batch_norm_kernel`: the size of the depthwise convolution that a quantized BatchNorm of its own becomes.
+    `padding`: whether a pad of its own pads codes behind QuantizeLinear or values between DequantizeLinear and it.
     `opset`: least, greatest, default. `guarded`: operators that the runtime would by itself run in integers where they
     stand between two grids, unless an op that it does not look through follows. `kept_apart`: operators that the
     runtime would merge with one of these behind them, though that gives other values.
@@ -85,6 +86,7 @@ class FileRule:
     mean: Literal["GlobalAveragePool", "ReduceMean"]
     transposed: Literal["ConvTranspose", "Conv"] = "ConvTranspose"
     batch_norm_kernel: int = 1
+    padding: Literal["codes", "values"] = "codes"
     guarded: frozenset[str] = frozenset()
     kept_apart: Mapping[str, frozenset[str]] = field(default_factory=dict)
 

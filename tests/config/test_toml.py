@@ -174,11 +174,11 @@ default is 3, not a LayerConfig
         ),
         (
             "target = 'tensor_rt'",
-            snapshot("""\
+            f"""\
 unknown target 'tensor_rt'
   at: qat.toml:1, target
-  try: did you mean 'tensorrt'? there are: onnxruntime, tensorrt\
-"""),
+  try: did you mean 'tensorrt'? there are: {", ".join(TARGETS)}\
+""",
         ),
         (
             "pow2 = tru",

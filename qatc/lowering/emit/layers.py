@@ -158,7 +158,8 @@ def _lowered_batch_norm(b: Builder, m: LoweredBatchNorm, x: Value) -> Value:
     if m.rank == 2:  # [N, C] as of one position
         x = typed(b.op("Unsqueeze", x, [-1]), TensorType(dtype_of(x), (*shape_of(x), 1)))
     places = len(shape_of(x)) - 2
-    y = convolved(b, x, *_deployed(b, m), [1] * places, [0] * (2 * places), [1] * places, len(m.weight_codes))
+    pads = [m.border] * (2 * places)
+    y = convolved(b, x, *_deployed(b, m), [1] * places, pads, [1] * places, len(m.weight_codes))
     return _activated(b, m, b.op("Squeeze", y, [-1]) if m.rank == 2 else y)
 
 
