@@ -21,6 +21,7 @@ from qatc.modules.batch_norms import GivenBatchNorm
 from qatc.modules.fused import FusedBatchNorm
 from qatc.modules.fused_forms import FUSED_FORMS, fused_form
 from qatc.modules.kinds import op_kind, output_range, pad_widths, takes_padding
+from qatc.parts import take_apart
 from qatc.pipeline import Pass
 from qatc.quantizers import Given, Quantizer, activation_quantizer, weight_quantizer
 from qatc.spec import PRODUCT_BITS, STES, QuantSpec, Ste
@@ -34,7 +35,8 @@ class InsertQuantizers(Pass):
 
     A tensor gets one quantizer, read by the ops that want a grid (by all, where the op that makes it wants one); its
     width is the widest that a reader asks for. Ops that only move values hand the grid on. What is computed from
-    parameters alone gets none: the lowered file holds its value.
+    parameters alone gets none: the lowered file holds its value. Ops that the target has only as their parts are
+    written so first (`x * sigmoid(x)`), since each part has a grid.
     """
 
     target: Target
@@ -59,11 +61,12 @@ class _Placement:
 
     def __init__(self, gm: fx.GraphModule, target: Target, config: QConfig) -> None:
         self.gm, self.target = gm, target
+        self.layers = config.resolve(list(self._layers()))
+        self._take_apart()
         self.constants = constants(gm.graph)
         self.least = least_values(gm.graph)
         self.depth = depths(gm.graph)
         self.masks = masks(gm.graph)
-        self.layers = config.resolve(list(self._layers()))
         self.rules = {node: self._rule(node) for node in gm.graph.nodes}
         self.rules |= {node: _TAKEN_IN for node in gm.graph.nodes if self._is_taken_in(node)}
         self.tails = {node: self._tail(node) for node in gm.graph.nodes}
@@ -101,6 +104,14 @@ class _Placement:
         first, last = ends(self.gm.graph)
         for node, module in ir.module_calls(self.gm):
             yield Layer(str(node.target), module, node in first, node in last, ir.source_of(node).path or None)
+
+    def _take_apart(self) -> None:
+        """Write the ops that the target has only as their parts so; what is asked of the whole is asked of each."""
+        known = constants(self.gm.graph)
+        for node in [n for n in self.gm.graph.nodes if op_kind_of(n) in self.target.parts and n not in known]:
+            config = self.layers[str(node.target)]
+            if config.quantize:
+                self.layers[str(take_apart(self.gm, node, op_kind_of(node)).target)] = config
 
     def _rule(self, node: fx.Node) -> OpRule:
         module = ir.module_of(node)
