@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ import qatc
 from qatc.commands.command import Command
 from qatc.errors import QatcError, VerificationError
 from qatc.lowering import Lowered, lowered_proto, verify
-from qatc.lowering.lowered import write_whole
+from qatc.lowering.lowered import write_all
 from qatc.lowering.verify_data import Array
 from qatc.simulator.accumulators import accumulators
 from qatc.targets import TARGETS
@@ -18,6 +19,8 @@ from qatc.targets import TARGETS
 _EPILOG = """\
 example:
   qatc-lower model.pt --target tensorrt -o model.onnx --verify calib.npz --dump-dir dumps/
+  qatc-lower model.pt --target qnn -o model.onnx --encodings model.encodings.json
+  qatc-lower --list-targets tidl
 
 exit codes: 0 written (and verified); 1 the file does not compute what was simulated; 2 bad input, nothing written
 """
@@ -26,9 +29,16 @@ exit codes: 0 written (and verified); 1 the file does not compute what was simul
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="the checkpoint that qatc.save wrote")
     parser.add_argument("--target", metavar="NAME", help=f"the target it was prepared for: {', '.join(TARGETS)}")
+    parser.add_argument(
+        "--list-targets", action=_ListTargets, nargs="?", metavar="NAME",
+        help="print the targets, or what the one named does with each operator, and exit",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the ONNX file (default: beside the model)")
     parser.add_argument(
         "--verify", type=Path, metavar="NPZ", help="inputs to compare integer codes on, an array per input of the model"
+    )
+    parser.add_argument(
+        "--encodings", type=Path, metavar="JSON", help="also write scales and offsets in AIMET's format 1.0.0"
     )
     parser.add_argument("--dump-dir", type=Path, metavar="DIR", help="write the graph after each pass into this folder")
     parser.add_argument("--opset", type=int, metavar="N", help="the ONNX opset (default: the target's)")
@@ -40,15 +50,32 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _ListTargets(argparse.Action):
+    """Print the targets, or the rules of one, and exit: no model is needed."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        try:
+            print(qatc.targets() if values is None else qatc.targets().rules(values))
+        except QatcError as error:
+            parser.exit(2, f"qatc: error: {error}\n")
+        parser.exit()
+
+
 def _run(args: argparse.Namespace) -> int:
     model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
     output: Path = args.output or args.model.with_suffix(".onnx")
     data = None if args.verify is None else read_data(args.verify)
-    _check_writable(output)
+    for path in filter(None, (output, args.encodings)):
+        _check_writable(path)
     lowered = lowered_proto(model, args.target, opset=args.opset, dump_dir=args.dump_dir)
     check = None if data is None else verify(model, lowered, data)
-    write_whole(output, lowered.proto.SerializeToString())
+    files = lowered.files(output, args.encodings)
+    write_all(files)
     _print_written(lowered, output)
+    for path in [path for path in files if path != output]:
+        print(f"wrote {path}")
     if check is None:
         return 0
     print(check)
@@ -70,6 +97,8 @@ def _print_written(lowered: Lowered, output: Path) -> None:
         )
     opset = next(o.version for o in lowered.proto.opset_import if o.domain in ("", "ai.onnx"))
     size = output.stat().st_size
+    for name, value in lowered.target.runtime_options.items():
+        print(f"runtime option: {name} = {value}")
     print(f"wrote {output}: {len(lowered.proto.graph.node)} nodes, opset {opset}, {size / 1024:.1f} KiB")
 
 

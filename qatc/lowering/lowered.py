@@ -1,17 +1,24 @@
 """`qatc.lower`: one call from a trained model to a checked ONNX file."""
 
 import copy
+import json
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from torch import fx, nn
 
+import qatc
+from qatc.config import QConfig
 from qatc.errors import CalibrationError, LoweringError
 from qatc.lowering.emit import emitted
+from qatc.lowering.encodings import encodings, widths
 from qatc.lowering.finish import LEAST_WRITTEN, finished
 from qatc.lowering.lower_modules import lowering_pipeline
 from qatc.masks import masks
@@ -29,6 +36,22 @@ class Lowered:
     proto: onnx.ModelProto
     target: Target
     findings: tuple[Finding, ...]
+    widths: Mapping[str, int]
+    """The bits of every quantized tensor, by the name in front of its nodes' operators."""
+
+    def files(self, path: Path, encodings_path: Path | None = None) -> dict[Path, bytes]:
+        """Return what is to be written for a file at `path`: itself, the target's runtime options, encodings if asked.
+
+        The options stand beside the file, where the target has a suffix for that; both are JSON.
+        """
+        found = {path: self.proto.SerializeToString()}
+        if self.target.options_suffix:
+            found[path.with_suffix(self.target.options_suffix)] = _json(dict(self.target.runtime_options))
+        if encodings_path is not None:
+            if encodings_path in found:
+                raise LoweringError("two files would have this path", where=str(encodings_path), remedy="name another")
+            found[encodings_path] = _json(encodings(self.proto, self.widths))
+        return found
 
 
 def lower(
@@ -38,8 +61,11 @@ def lower(
     *,
     opset: int | None = None,
     dump_dir: str | Path | None = None,
+    encodings: str | Path | None = None,
 ) -> Lowered:
     """Write the prepared, calibrated model as an ONNX file with QDQ nodes; the file is written whole or not at all.
+
+    Targets whose runtime needs options have them written beside it (`options_suffix`).
 
     Args:
         model: what `qatc.prepare` returned, calibrated or trained; it is not changed.
@@ -47,6 +73,7 @@ def lower(
         target: the target it was prepared for (the default).
         opset: the ONNX opset; the target's own default otherwise.
         dump_dir: a folder for the numbered text dumps of the lowering passes.
+        encodings: a JSON file for every tensor's scale and offset, in AIMET's format 1.0.0.
 
     Raises:
         LoweringError: not a prepared model, another target, an opset it does not have, or a rule of its linter broken.
@@ -54,7 +81,7 @@ def lower(
 
     """
     lowered = lowered_proto(model, target, opset=opset, dump_dir=dump_dir)
-    write_whole(Path(path), lowered.proto.SerializeToString())
+    write_all(lowered.files(Path(path), None if encodings is None else Path(encodings)))
     return lowered
 
 
@@ -76,7 +103,13 @@ def lowered_proto(
     if dumps is not None:
         dumps.start(gm)
     lowering_pipeline(chosen).run(gm, () if dumps is None else (dumps,))
-    proto = finished(emitted(gm, max(opset, LEAST_WRITTEN)), opset, {"qatc.target": chosen.name})
+    metadata = {
+        "qatc.version": qatc.__version__,
+        "qatc.target": chosen.name,
+        "qatc.opset": str(opset),
+        "qatc.config": _config_text(model.prepared_for.config),
+    }
+    proto = finished(emitted(gm, max(opset, LEAST_WRITTEN)), opset, metadata)
     findings = lint(proto, chosen.lint)
     errors = [str(f) for f in findings if f.severity == "error"]
     if errors:
@@ -86,11 +119,11 @@ def lowered_proto(
         )
     if dumps is not None:
         (dumps.folder / "99-onnx.txt").write_text(onnx.printer.to_text(_without_weights(proto)), encoding="utf-8")
-    return Lowered(proto, chosen, findings)
+    return Lowered(proto, chosen, findings, widths(model))
 
 
 def _checked_target(prepared: Target, wanted: str | Target | None) -> Target:
-    chosen = prepared if wanted is None else target_of(wanted)
+    chosen = prepared if wanted in (None, prepared.name) else target_of(wanted or prepared)
     if chosen != prepared:
         raise LoweringError(
             f"the model was prepared and trained for {prepared.name}; {chosen.name} wants quantizers at other places",
@@ -138,23 +171,51 @@ def _check_state(model: fx.GraphModule) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write the file by a rename, so that an interruption leaves the old one; a `LoweringError` if it can't be."""
+    """Write one file as `write_all` does."""
+    write_all({path: content})
+
+
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """Write the files, all or none: each by a rename, once all are written; a `LoweringError` if they can't be."""
+    with ExitStack() as unfinished:
+        temporaries = {path: _written(path, content, unfinished) for path, content in files.items()}
+        for path, temporary in temporaries.items():
+            with _explained(path):
+                os.replace(temporary, path)
+
+
+def _written(path: Path, content: bytes, unfinished: ExitStack) -> Path:
+    """Return a temporary file of that content beside the path, which `unfinished` removes if it is still there."""
+    with _explained(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        unfinished.callback(Path(name).unlink, missing_ok=True)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+    return Path(name)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        yield
     except OSError as error:
         raise LoweringError(
             f"the file cannot be written: {error.strerror}", where=str(path), remedy="choose another output path"
         ) from error
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return f"{json.dumps(content, indent=1)}\n".encode()
+
+
+def _config_text(config: QConfig) -> str:
+    """Return the configuration as TOML; rules that match by code are left out, and a comment says how many."""
+    plain = tuple(rule for rule in config.rules if isinstance(rule.match, str | type))
+    left = len(config.rules) - len(plain)
+    return (f"# rules that match by code, left out: {left}\n" if left else "") + replace(config, rules=plain).to_toml()
 
 
 def _umask() -> int:
