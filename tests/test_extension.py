@@ -1,8 +1,11 @@
 """The recipes for a pass, a quantizer and a target hold: each is made here, outside the package, and runs."""
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from inline_snapshot import snapshot
@@ -10,6 +13,7 @@ from torch import Tensor, fx, nn
 
 import qatc
 from qatc import ir
+from qatc.cli import lower_main
 from qatc.config import LayerConfig, QConfig
 from qatc.grid import Grid, grid_from_range
 from qatc.invariants import ONE_CALL_SITE, Invariant
@@ -144,6 +148,23 @@ fc       Gemm     s8/ch0  s8
     assert gm.fc.weight_quantizer.spec == QuantSpec(axis=0)
     qatc.calibrate(gm, [images()], progress=False)
     gm.train()(images()).sum().backward()
+
+
+def test_a_target_of_ones_own_goes_with_its_checkpoint_into_the_file(tmp_path: Path) -> None:
+    own = replace(DSP, pow2=True, runtime_options={"shift": 1}, options_suffix=".dsp.json")
+    model = nn.Sequential(conv(3, 4), nn.Sigmoid(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 5))
+    gm = qatc.prepare(randomise(model), images(), target=own)
+    qatc.calibrate(gm, [images()], progress=False)
+    qatc.save(gm, tmp_path / "m.pt")
+    loaded = qatc.load(tmp_path / "m.pt")
+    assert loaded.prepared_for is not None
+    assert loaded.prepared_for.target == own
+    assert "every scale is a power of two: dsp has no others" in str(loaded.report)
+    np.savez(tmp_path / "x.npz", input=images(seed=3).numpy())
+    arguments = [tmp_path / "m.pt", "--target", "dsp", "-o", tmp_path / "m.onnx", "--verify", tmp_path / "x.npz"]
+    assert lower_main([str(argument) for argument in arguments]) == 0
+    assert json.loads((tmp_path / "m.dsp.json").read_text()) == {"shift": 1}
+    assert lower_main([str(tmp_path / "m.pt"), "--target", "tidl"]) == 2
 
 
 def test_a_target_is_data_that_another_is_made_from() -> None:
