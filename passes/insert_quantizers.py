@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import fx
 
 from qatc import ir
-from qatc.calls import may_be_tensor
+from qatc.calls import is_size, may_be_tensor
 from qatc.config import Layer, LayerConfig, QConfig
 from qatc.constants import constants
 from qatc.dataflow import depths, ends, least_values, op_kind_of
@@ -177,7 +177,8 @@ class _Placement:
     def _raw_branch(self, add: fx.Node) -> fx.Node | None:
         """Return the input of a residual add that stays raw: the convolution that takes the sum in.
 
-        Where both are such ops the longer path stays raw (the backbone); where neither is, the add is no epilogue.
+        Where both are such ops the longer path stays raw (the backbone): from the start, which is as from the nearest
+        op that dominates both. Where neither is, the add is no epilogue.
         """
         inputs = ir.tensor_inputs(add)
         if len(inputs) != 2:
@@ -186,9 +187,10 @@ class _Placement:
         return max(raw, key=self.depth.__getitem__, default=None)
 
     def _fuses_sum(self, node: fx.Node) -> bool:
-        """Say whether the op takes a sum in as its epilogue: a quantized convolution with nothing fused behind it."""
+        """Say whether the op takes a sum in as its epilogue: a quantized convolution that nothing else reads."""
         convolves = op_kind_of(node) == "Conv" and self.rules[node].inputs == "quantized"
-        return convolves and getattr(ir.module_of(node), "activation", None) is None
+        alone = sum(not is_size(user) for user in node.users) == 1
+        return convolves and alone and getattr(ir.module_of(node), "activation", None) is None
 
     def _readers(self, node: fx.Node) -> list[fx.Node]:
         """Return the ops that read the tensor, seen through those that only move values."""
