@@ -21,7 +21,7 @@ from qatc.modules.batch_norms import GivenBatchNorm
 from qatc.modules.fused import FusedBatchNorm
 from qatc.modules.fused_forms import FUSED_FORMS, fused_form
 from qatc.modules.kinds import op_kind, output_range, pad_widths, takes_padding
-from qatc.parts import take_apart
+from qatc.parts import put_together, take_apart
 from qatc.pipeline import Pass
 from qatc.quantizers import Given, Quantizer, activation_quantizer, weight_quantizer
 from qatc.spec import PRODUCT_BITS, STES, QuantSpec, Ste
@@ -35,8 +35,8 @@ class InsertQuantizers(Pass):
 
     A tensor gets one quantizer, read by the ops that want a grid (by all, where the op that makes it wants one); its
     width is the widest that a reader asks for. Ops that only move values hand the grid on. What is computed from
-    parameters alone gets none: the lowered file holds its value. Ops that the target has only as their parts are
-    written so first (`x * sigmoid(x)`), since each part has a grid.
+    parameters alone gets none: the lowered file holds its value. Activations that the target has as two
+    ops (`x * sigmoid(x)`) are written so first, since each has a grid; those that it has as one, as one.
     """
 
     target: Target
@@ -62,7 +62,7 @@ class _Placement:
     def __init__(self, gm: fx.GraphModule, target: Target, config: QConfig) -> None:
         self.gm, self.target = gm, target
         self.layers = config.resolve(list(self._layers()))
-        self._take_apart()
+        self._as_the_target_has_them()
         self.constants = constants(gm.graph)
         self.least = least_values(gm.graph)
         self.depth = depths(gm.graph)
@@ -105,13 +105,18 @@ class _Placement:
         for node, module in ir.module_calls(self.gm):
             yield Layer(str(node.target), module, node in first, node in last, ir.source_of(node).path or None)
 
-    def _take_apart(self) -> None:
-        """Write the ops that the target has only as their parts so; what is asked of the whole is asked of each."""
+    def _as_the_target_has_them(self) -> None:
+        """Write activations x * f(x) as one op or as two; what is asked of one is asked of both."""
         known = constants(self.gm.graph)
-        for node in [n for n in self.gm.graph.nodes if op_kind_of(n) in self.target.parts and n not in known]:
-            config = self.layers[str(node.target)]
-            if config.quantize:
-                self.layers[str(take_apart(self.gm, node, op_kind_of(node)).target)] = config
+        for node in [n for n in self.gm.graph.nodes if op_kind_of(n) and n not in known]:
+            config, kind = self.layers[str(node.target)], op_kind_of(node)
+            if kind in self.target.parts and config.quantize:
+                self.layers[str(take_apart(self.gm, node, kind).target)] = config
+            elif kind == "Mul" and all(self._asked_of(n, config).quantize for n in (node, *ir.tensor_inputs(node))):
+                any(put_together(self.gm, node, whole) for whole in sorted(self.target.wholes))
+
+    def _asked_of(self, node: fx.Node, otherwise: LayerConfig) -> LayerConfig:
+        return self.layers.get(str(node.target), otherwise)
 
     def _rule(self, node: fx.Node) -> OpRule:
         module = ir.module_of(node)

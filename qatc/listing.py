@@ -82,8 +82,9 @@ def _rules(target: Target) -> str:
     kinds = [*target.ops, *(kind for kind in target.epilogues if kind not in target.ops)]
     rows = [_row(target, kind, target.rule(kind)) for kind in kinds]
     lines = [f"{target.name}: {target.summary}", *_table(head, rows), "any other operator stays in float"]
-    if target.parts:
-        lines.append(f"written as parts: {', '.join(sorted(target.parts))}")
+    for how, activations in (("written as parts", target.parts), ("one op, however written", target.wholes)):
+        if activations:
+            lines.append(f"{how}: {', '.join(sorted(activations))}")
     if target.activation.network_input != "any":
         lines.append(f"inputs of the network: {target.activation.network_input}")
     lines += [f"runtime option: {name} = {value}" for name, value in target.runtime_options.items()]

@@ -109,7 +109,8 @@ class Target:
 
     `most_bits` is the widest code that it takes; `pow2` says that every scale is a power of two, whatever the
     configuration. `epilogues` are the ops that it runs as one with those behind them, with no grid between. `parts`
-    are operators that are written as several, each with grids of its own (SiLU: a sigmoid and a product).
+    are activations x * f(x) that are written as those two, each with a grid of its own (SiLU: a sigmoid and a product);
+    `wholes` are those that are one, with a grid at its end alone, also where the model writes two.
     `runtime_options` are those that its runtime or converter needs for such a file; where `options_suffix` is given
     they are also written beside it (`model.onnx`: `model` + suffix).
     """
@@ -127,6 +128,7 @@ class Target:
     lint: tuple[str, ...] = ()
     pow2: bool = False
     parts: frozenset[str] = frozenset()
+    wholes: frozenset[str] = frozenset()
     runtime_options: Mapping[str, str | int | float] = field(default_factory=dict)
     options_suffix: str = ""
 

@@ -85,6 +85,8 @@ TIDL = Target(
         "Mul": _EPILOGUE,
         "Div": _EPILOGUE,
     },
+    # Notes: no Q/DQ inside the patterns.
+    wholes=frozenset({"Swish", "HardSwish"}),
     # v3 quantizer: int32 biases at the product of the scales. operators.md: ONNX Runtime 1.15 reads opset 19 at most,
     # a layer for GlobalAveragePool, depthwise kernels of 3x3 and more but not of 1x1.
     file=FileRule(
