@@ -206,9 +206,10 @@ class _Placement:
 
     def _insert_again(self, tensor: fx.Node) -> None:
         """Put the grid that the tensor lies on behind it once more, where anything wants a grid there."""
-        source = ir.grid_source(tensor)
+        source, readers = ir.grid_source(tensor), self._readers(tensor)
         assert source is not None
-        if any(self.rules[reader].inputs != "any" for reader in self._readers(tensor)):
+        ends = self.rules[tensor].final and any(reader.op == "output" for reader in readers)
+        if ends or any(self.rules[reader].inputs != "any" for reader in readers):
             name = ir.free_path(self.gm, _quantizer_path(tensor))
             self._insert_call(tensor, str(source.target), name, list(tensor.users))
 

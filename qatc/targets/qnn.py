@@ -11,7 +11,7 @@ from qatc.targets.target import ActivationRule, FileRule, FixedGrid, OpRule, Tar
 # AIMET: inputs of the network and the result of every op have encodings.
 _QUANTIZED = OpRule(inputs="quantized", output="quantized", final=True)
 # AIMET: the result has no encoding of its own; registry: the same scale and zero point behind the op once more.
-_MOVES = OpRule(output="again")
+_MOVES = OpRule(output="again", final=True)
 # AIMET: results between 0 and 1; quant_config: of 16 bits a sigmoid's are in steps of 1/65536.
 _UNIT_INTERVAL = FixedGrid(8, 1 / 255, 0)
 

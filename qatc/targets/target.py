@@ -29,7 +29,7 @@ class OpRule:
     an op behind it asks for one, even if seen through ops that move values; "same" says that the op only moves values,
     so the result lies on the input's grid; "again" that it does, but that the runtime moves codes only where the same
     grid stands behind it once more; "any" leaves it to the readers.
-    `final`: whether the result also gets a grid where the network ends.
+    `final`: whether the result also gets its grid where the network ends.
     `into`: ops that take it in where they alone read it (a border of zeros becomes a convolution's padding): it then
     moves values, and reads the grid that they read.
     `reason`: why the op stays in float, for the report, where it does.

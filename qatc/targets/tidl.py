@@ -19,7 +19,7 @@ _PASSES = OpRule(output="same")
 # Table, "requires QDQ nodes: no", symmetric.
 _MOVES = OpRule(output="same", grid="symmetric")
 # Table: moves values, but has Q/DQ behind it once more.
-_MOVES_BETWEEN = OpRule(output="again", grid="symmetric")
+_MOVES_BETWEEN = OpRule(output="again", grid="symmetric", final=True)
 # Notes: no Q/DQ in front of a ReLU that has Q/DQ behind it (operators.md: a Clip with min <= 0 and max > 0 likewise).
 _EPILOGUE = frozenset({"Relu", "Clip"})
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -204,3 +205,21 @@ def test_zeros_around_an_image_are_padded_as_values() -> None:
     pad = next(node for node in lowered.proto.graph.node if node.op_type == "Pad")
     assert makers[pad.input[0]] == "DequantizeLinear"
     assert verify(gm, lowered, {"x": images(seed=1).numpy()}).passed
+
+
+def test_a_network_that_ends_with_data_movement_has_the_grid_behind_that_too() -> None:
+    gm = qatc.prepare(nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.Flatten()), images(), "qnn")
+    qatc.calibrate(gm, [images()], progress=False)
+    lowered = lowered_proto(gm)
+    ops = [node.op_type for node in lowered.proto.graph.node]
+    assert ops[-6:] == [
+        "MaxPool", "QuantizeLinear", "DequantizeLinear", "Reshape", "QuantizeLinear", "DequantizeLinear",
+    ]  # fmt: skip
+    assert verify(gm, lowered, {"input": images(seed=1).numpy()}).passed
+    assert [node.op_type for node in _lowered_for_onnxruntime().graph.node][-2:] == ["MaxPool", "Reshape"]
+
+
+def _lowered_for_onnxruntime() -> onnx.ModelProto:
+    gm = qatc.prepare(nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.Flatten()), images())
+    qatc.calibrate(gm, [images()], progress=False)
+    return lowered_proto(gm).proto
