@@ -75,8 +75,10 @@ def merge(gm: fx.GraphModule, group: list[fx.Node]) -> bool:
     first = next((member for member in members if not isinstance(member, Given)), members[0])
     assert isinstance(first, Quantizer)
     widest = max(specs, key=lambda spec: spec.bits)
-    symmetric = all(spec.symmetric for spec in specs)
-    spec = replace(widest, symmetric=symmetric, upper=None)
+    signed = {spec.signed for spec in specs}
+    # Where the target's codes are unsigned, signed ones are those of a tensor that needs its zero point at 0.
+    symmetric = len(signed) > 1 or all(spec.symmetric for spec in specs)
+    spec = replace(widest, signed=any(signed), symmetric=symmetric, upper=None)
     calls = [n for n in gm.graph.nodes if n.op == "call_module" and n.target in paths]
     ir.set_module(gm, paths[0], first.with_spec(spec, sites=len(calls)).train(first.training))
     for site, node in enumerate(calls):

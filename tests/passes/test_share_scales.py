@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -6,9 +7,10 @@ from torch import Tensor, nn
 
 import qatc
 from qatc.config import config_of
+from qatc.lowering import lowered_proto, verify
 from qatc.passes import InsertQuantizers, ShareScales
 from qatc.quantizers import Tracked
-from qatc.targets import TARGETS, Target
+from qatc.targets import TARGETS, FixedGrid, OpRule, Target
 from tests.check_pass import check_pass
 from tests.models import Concat, ResidualIdentity, conv, images
 from tests.prepared import BEFORE_QUANTIZERS
@@ -89,3 +91,34 @@ def test_the_shared_range_covers_every_call_site() -> None:
     assert float(second.low) < 0.0
     covered = 127 * shared.checked_grid(torch.empty(0)).scale
     assert float(torch.maximum(-second.low, torch.maximum(first.high, second.high))) <= float(covered) * (1 + 2**-22)
+
+
+def test_a_concatenation_has_the_grid_that_all_of_its_tensors_can_have() -> None:
+    """One that needs its zero point at 0 makes all signed; one whose grid the target gives has the common one."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.tail = conv(3, 4), conv(3, 4), conv(3, 4), conv(12, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            gate, b = torch.sigmoid(self.a(x)), self.b(x)
+            return self.tail(torch.cat([gate, b, torch.relu(self.c(x))], 1)) * b
+
+    target = TARGETS["onnxruntime"]
+    ops = {
+        **target.ops,
+        "Concat": OpRule(output="same"),
+        "Sigmoid": replace(target.ops["Sigmoid"], fixed=(FixedGrid(8, 1 / 255, 0),)),
+    }
+    free, needy = (
+        replace(target, concat="shared", ops={**ops, "Mul": replace(ops["Mul"], grid=grid)})
+        for grid in ("any", "symmetric")
+    )
+    for own, spec in ((free, "u8/asym"), (needy, "s8")):
+        gm = qatc.prepare(Net(), images(), own)
+        quantizer = gm.get_submodule("sigmoid_q")
+        assert isinstance(quantizer, Tracked)
+        assert (str(quantizer.spec), quantizer.sites) == (spec, 4)
+        qatc.calibrate(gm, [images()], progress=False)
+        assert verify(gm, lowered_proto(gm), {"x": images(seed=1).numpy()}).passed
