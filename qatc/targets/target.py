@@ -32,6 +32,8 @@ class OpRule:
     `final`: whether the result also gets its grid where the network ends.
     `into`: ops that take it in where they alone read it (a border of zeros becomes a convolution's padding): it then
     moves values, and reads the grid that they read.
+    `grid`: what it needs of the grids that it reads and makes; a tensor's grid is what all of its ops can have.
+    `fixed`: the grids of its result, by width, where the target knows them by the op alone (a sigmoid ends at 1).
     `reason`: why the op stays in float, for the report, where it does.
     """
 
