@@ -163,8 +163,8 @@ a quantizer was given int64
 def test_the_report_says_of_every_op_how_it_is_quantized_or_why_not() -> None:
     gm = prepared(Functional())
     assert str(gm.report) == snapshot("""\
-op                   kind               weight  inputs   output   why float
----------------------------------------------------------------------------
+op                   kind               weight  inputs   output  why float
+--------------------------------------------------------------------------
 conv                 Conv               s8/ch0  u8/asym  u8
 max_pool2d           MaxPool                    u8
 sigmoid              Sigmoid                    u8       u8
@@ -173,8 +173,8 @@ concat               Concat                     u8       u8
 adaptive_avg_pool2d  GlobalAveragePool          u8       u8
 flatten              Reshape                    u8
 dropout              Identity                   u8
-fc                   Gemm               s8/ch0  u8       u8/asym
-softmax              Softmax                    u8/asym           the integer Softmax moves 0.3 % of the codes
+fc                   Gemm               s8/ch0  u8
+softmax              Softmax                    float            the integer Softmax moves 0.3 % of the codes
 9 of 10 ops quantized (2 with weights); float: Softmax\
 """)
 
