@@ -26,7 +26,8 @@ class TargetListing:
         return len(self.targets)
 
     def __getitem__(self, name: str) -> Target:
-        return next(target for target in self.targets if target.name == name)
+        """Return the target of that name; an unknown one is a `ConfigError`."""
+        return target_of(name)
 
     def __str__(self) -> str:
         head = ("target", "activations", "weights", "scales", "biases", "residual add", "concat", "opset", "lint")

@@ -39,6 +39,8 @@ def test_the_rules_of_a_target_have_a_line_per_operator() -> None:
 def test_an_unknown_target_is_named_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'tidl'"):
         qatc.targets().rules("tidll")
+    with pytest.raises(ConfigError, match="did you mean 'qnn'"):
+        qatc.targets()["qn"]
 
 
 def test_the_listing_is_data_for_json() -> None:

@@ -1,6 +1,7 @@
 """`qatc.lower`: one call from a trained model to a checked ONNX file."""
 
 import copy
+import errno
 import json
 import os
 import tempfile
@@ -187,6 +188,8 @@ def write_all(files: Mapping[Path, bytes]) -> None:
 def _written(path: Path, content: bytes, unfinished: ExitStack) -> Path:
     """Return a temporary file of that content beside the path, which `unfinished` removes if it is still there."""
     with _explained(path):
+        if path.is_dir():  # the rename would find it when others are done
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         unfinished.callback(Path(name).unlink, missing_ok=True)
         with os.fdopen(handle, "wb") as file:

@@ -117,10 +117,12 @@ def test_where_one_file_cannot_be_written_none_is(
 
 def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
-    with pytest.raises(LoweringError, match="cannot be written"):
-        write_all({tmp_path / "a": b"new", tmp_path / "missing" / "b": b"new"})
-    assert (tmp_path / "a").read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    (tmp_path / "folder").mkdir()
+    for other in (tmp_path / "missing" / "b", tmp_path / "folder"):
+        with pytest.raises(LoweringError, match="cannot be written"):
+            write_all({tmp_path / "a": b"new", other: b"new"})
+        assert (tmp_path / "a").read_bytes() == b"old"
+        assert {path.name for path in tmp_path.iterdir()} == {"a", "folder"}
     write_all({tmp_path / "a": b"new", tmp_path / "b": b"too"})
     assert [(tmp_path / name).read_bytes() for name in ("a", "b")] == [b"new", b"too"]
 

@@ -3,14 +3,17 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from inline_snapshot import snapshot
+from torch import nn
 
 import qatc
 from qatc import ir
-from qatc.lowering import lowered_proto
+from qatc.lowering import lowered_proto, verify
 from qatc.modules.kinds import op_kind
 from qatc.quantizers import Quantizer
 from qatc.targets import TARGETS
+from tests.models import randomise
 from tests.targets.networks import NETWORKS, check_target, placed
 
 PLACEMENTS = [
@@ -154,6 +157,17 @@ def test_a_batch_norm_of_its_own_is_a_depthwise_convolution_of_a_kernel_that_the
     weights = constants["bn.weight_codes"]
     assert np.abs(weights[:, 0, 1, 1]).min() > 0
     assert np.count_nonzero(weights) == 4
+
+
+@pytest.mark.parametrize("rank", [2, 3, 5])
+def test_a_batch_norm_of_its_own_of_any_rank_computes_what_was_simulated(rank: int) -> None:
+    norm = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 5: nn.BatchNorm3d}[rank](6)
+    x = torch.randn(8, 6, *[4] * (rank - 2), generator=torch.Generator().manual_seed(rank))
+    gm = qatc.prepare(randomise(nn.Sequential(norm, nn.Hardswish())), (x,), "tidl")
+    qatc.calibrate(gm, [x], progress=False)
+    check = verify(gm, lowered_proto(gm), {"input": x.numpy()})
+    assert check.passed, str(check)
+    assert check.codes == 3 * x.numel()
 
 
 def test_the_opset_is_one_that_the_importer_reads() -> None:
