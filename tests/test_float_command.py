@@ -149,7 +149,8 @@ def test_bias_correction_brings_it_nearer_to_the_float_model(here: Path) -> None
     def off(**how: object) -> Tensor:
         quantized = qatc.quantize(model, iter(batches), config=config, progress=False, **how)  # type: ignore[arg-type]
         with torch.no_grad():
-            return (quantized.eval()(batches[0]) - model(batches[0])).mean((0, 2, 3)).abs().mean()
+            difference: Tensor = quantized.eval()(batches[0]) - model(batches[0])
+        return difference.mean((0, 2, 3)).abs().mean()
 
     assert off(refine=["correct_biases"]) < 0.5 * off()
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())

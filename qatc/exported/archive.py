@@ -7,6 +7,7 @@ file says; so nothing of it is called. The layout is that of torch/csrc/export/p
 
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Mapping
@@ -122,10 +123,11 @@ def _raw(name: str, content: bytearray, meta: Mapping[str, Any]) -> Tensor:
     shape, strides = ([_number(size) for size in meta[key]] for key in ("sizes", "strides"))
     offset = _number(meta["storage_offset"])
     last = -1 if 0 in shape else offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
-    if (last + 1) * dtype.itemsize > len(content):
+    if max(last + 1, math.prod(shape)) * dtype.itemsize > len(content):
         raise CheckpointError(
             f"the file is damaged: {name!r} is declared as {str(dtype).removeprefix('torch.')}{shape}, "
-            f"in {len(content)} bytes"
+            f"in {len(content)} bytes",
+            remedy="export a model whose tensors hold every element (`contiguous()` of an expanded one)",
         )
     if 0 in shape:
         return torch.empty(shape, dtype=dtype)

@@ -110,7 +110,7 @@ def _built(program: Program, tensors: Mapping[str, Tensor]) -> ExportedModel:
     model = _class_of(program)()
     model.inputs, model.result = program.inputs, program.result
     model.members = {**program.parameters, **program.buffers}
-    model.operations = tuple(_operations(kept, called, program.result))
+    model.operations = tuple(_operations(kept, called, program))
     for path, (layer, _) in layers.items():
         if counter := tensors.get(f"{path}.num_batches_tracked"):
             layer._buffers["num_batches_tracked"] = counter
@@ -127,7 +127,8 @@ def _built(program: Program, tensors: Mapping[str, Tensor]) -> ExportedModel:
     return model
 
 
-def _operations(steps: Sequence[Step], called: Mapping[int, str], result: Any) -> list[Operation]:
+def _operations(steps: Sequence[Step], called: Mapping[int, str], program: Program) -> list[Operation]:
+    result = program.result
     read = {name for step in steps for name in step.refs} | set(refs(result))
     functions: dict[int, tuple[Call | str | None, bool]] = {}
     for step in steps:
@@ -142,6 +143,7 @@ def _operations(steps: Sequence[Step], called: Mapping[int, str], result: Any) -
             f"the program calls {len(places)} ops that cannot be read: {shown}",
             remedy="export without run_decompositions, or give the model itself with --model package.module:factory",
         )
+    _check_order(steps, {*program.inputs, *program.parameters, *program.buffers}, program.result)
     left = set(refs(result))
     made = []
     for step in reversed(steps):
@@ -152,6 +154,15 @@ def _operations(steps: Sequence[Step], called: Mapping[int, str], result: Any) -
         args = step.args[:1] if isinstance(function, str) else step.args
         made.append(Operation(function, args, step.kwargs, step.results, is_list, step.source, done))
     return made[::-1]
+
+
+def _check_order(steps: Sequence[Step], known: set[str], result: Any) -> None:
+    """Refuse a program that reads what is not there yet."""
+    for read, made in (*((step.refs, step.results) for step in steps), (refs(result), ())):
+        for name in read:
+            if name not in known:
+                raise CheckpointError(f"the file is damaged: its graph reads {name[:60]!r} before it is there")
+        known.update(made)
 
 
 def _owner(model: nn.Module, name: str) -> nn.Module:
