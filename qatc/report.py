@@ -16,7 +16,8 @@ from qatc.quantizers import Quantizer
 class ReportRow:
     """One op: its name, the ONNX operator it becomes, its grids (empty where float), why it is float, and its place.
 
-    The place is `file.py:12`, where the user's code calls it.
+    The place is `file.py:12`, where the user's code calls it; `part_of` is the call that was taken apart into this op
+    and others.
     """
 
     name: str
@@ -26,6 +27,7 @@ class ReportRow:
     output: str
     reason: str
     place: str = ""
+    part_of: str = ""
 
     @property
     def quantized(self) -> bool:
@@ -109,6 +111,7 @@ def _row(node: fx.Node) -> ReportRow:
         output="" if reason else ", ".join(dict.fromkeys(filter(None, map(_own_grid, node.users)))),
         reason=reason,
         place=ir.source_of(node).location,
+        part_of=ir.part_of(node),
     )
 
 

@@ -19,7 +19,7 @@ from qatc.simulator.accumulators import accumulators
 from qatc.targets import TARGETS
 
 _EPILOG = """\
-examples:
+example:
   qatc-lower model.pt --target tensorrt -o model.onnx --verify calib.npz --dump-dir dumps/
   qatc-lower model.pt --target qnn -o model.onnx --encodings model.encodings.json
   qatc-lower --list-targets tidl

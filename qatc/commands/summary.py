@@ -9,7 +9,7 @@ _MOST_LINES = 10
 
 
 def summary(report: Report) -> list[str]:
-    """Return a line on the whole, and one for each reason why ops are float: how many, of which kinds, and where."""
+    """Return a line on the whole, one on calls that were taken apart, and one for each reason why ops are float."""
     by_reason: dict[str, list[ReportRow]] = {}
     for row in report.rows:
         if not row.quantized:
@@ -21,7 +21,18 @@ def summary(report: Report) -> list[str]:
     quantized = [row for row in report.rows if row.quantized]
     weighted = sum(bool(row.weight) for row in quantized)
     head = f"quantized: {len(quantized)} of {len(report.rows)} ops, {weighted} with weights"
-    return [head, *(["float, by reason (--report has every op):", *lines] if lines else [])]
+    return [head, *_decomposed(report), *(["float, by reason (--report has every op):", *lines] if lines else [])]
+
+
+def _decomposed(report: Report) -> list[str]:
+    """Return a line on the calls that became several ops: attention, einsum."""
+    parts = Counter(row.part_of for row in report.rows)
+    whole = [call for call, count in parts.items() if call and count > 1]
+    if not whole:
+        return []
+    more = f" and {len(whole) - 1} more" if len(whole) > 1 else ""
+    ops = sum(parts[call] for call in whole)
+    return [f"taken apart: {len(whole)} calls into {ops} of these ops ({whole[0]}{more})"]
 
 
 def _kinds(rows: Iterable[ReportRow]) -> str:
