@@ -31,16 +31,15 @@ _ONLY_FLOAT = ("factory", "weights", "calib", "batch_size", "config", "bits", "r
 
 @dataclass(frozen=True)
 class Quantized:
-    """A model quantized from a float one: the samples to verify it on, and how near it is to the float one, in dB."""
+    """A model quantized from a float one: the samples to verify it on, and how near to the float one it is.
+
+    `sqnr` is that of its outputs against the float model's on the first `count` samples, in dB.
+    """
 
     model: PreparedModel
     samples: Mapping[str, Array]
     sqnr: float
-
-    @property
-    def count(self) -> int:
-        """How many samples these are."""
-        return len(next(iter(self.samples.values())))
+    count: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +109,7 @@ def from_float(args: argparse.Namespace) -> Quantized:
         sqnr = _sqnr(model, prepared, first.batches())
     if args.save is not None:
         qatc.save(prepared, args.save)
-    return Quantized(prepared, first.file_feeds(), sqnr)
+    return Quantized(prepared, first.file_feeds(), sqnr, first.samples)
 
 
 def _model(args: argparse.Namespace) -> nn.Module:

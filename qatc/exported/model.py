@@ -48,6 +48,11 @@ class ExportedModel(nn.Module):
         first = next((kind.shape for kind in self.inputs.values() if kind.shape), (None,))
         return first[0]
 
+    @property
+    def batch_is_fixed(self) -> bool:
+        """Whether it takes batches of one size alone, which tracing then opens no size for."""
+        return self.fixed_batch is not None
+
     def run(self, values: Mapping[str, Tensor]) -> Any:
         """Return what the program gives for these inputs, by name."""
         known: dict[str, Any] = dict(values)
