@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qatc.errors import QatcError, VerificationError
+from qatc.errors import QatcError, VerificationError, first_line
 from qatc.lowering.verify_data import Array
 
 _SMALLER = "take fewer samples"
@@ -35,9 +35,8 @@ def read_arrays(path: Path) -> dict[str, Array]:
     except FileNotFoundError as error:
         raise VerificationError("there is no such file", where=str(path), remedy="check the path") from error
     except Exception as error:
-        reason, _, _ = (str(error) or type(error).__name__).partition("\n")
         raise VerificationError(
-            f"this is not a readable .npz of arrays: {reason[:200]}", where=str(path), remedy=_WRITE
+            f"this is not a readable .npz of arrays: {first_line(error)[:200]}", where=str(path), remedy=_WRITE
         ) from error
     other = [name for name, array in found.items() if not isinstance(array, np.ndarray)]
     if other or not found:

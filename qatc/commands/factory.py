@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qatc.errors import CheckpointError, ConfigError
+from qatc.errors import CheckpointError, ConfigError, first_line
 from qatc.tracing.frames import place_of
 
 _REMEDY = "name a callable without arguments that returns a torch.nn.Module: --model package.module:factory"
@@ -33,9 +33,10 @@ def made_by(name: str) -> nn.Module:
             found = getattr(found, part)
         model = found if isinstance(found, nn.Module) else found()
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).partition("\n")[0]
         raise ConfigError(
-            f"--model {name} gives no model: {type(error).__name__}: {first}", where=place_of(error), remedy=_REMEDY
+            f"--model {name} gives no model: {type(error).__name__}: {first_line(error)}",
+            where=place_of(error),
+            remedy=_REMEDY,
         ) from error
     finally:
         sys.path.remove(here)
@@ -81,9 +82,8 @@ def _state(path: Path) -> dict[str, Tensor]:
             "safetensors is not there to read it", where=str(path), remedy="pip install safetensors"
         ) from error
     except Exception as error:
-        first = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"this is no file of tensors alone: {first[:200]}",
+            f"this is no file of tensors alone: {first_line(error)[:200]}",
             where=str(path),
             remedy="write one with torch.save(model.state_dict(), file)",
         ) from error

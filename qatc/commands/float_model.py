@@ -15,8 +15,8 @@ import qatc
 from qatc.commands.arrays import read_arrays
 from qatc.commands.calibration import Calibration
 from qatc.commands.factory import made_by, with_weights
-from qatc.config import QConfig, config_of
-from qatc.errors import ConfigError
+from qatc.config import LayerConfig, QConfig, config_of
+from qatc.errors import ConfigError, first_line
 from qatc.exported import ExportedModel, is_exported, load_exported
 from qatc.lowering.verify_data import Array
 from qatc.nested import tensors
@@ -130,7 +130,20 @@ def _config(name: str | None, bits: str | None) -> QConfig:
         raise ConfigError(
             f"--bits {bits}: not the widths of weights and activations", remedy="--bits 8, --bits 4,8 or --bits 8,16"
         )
-    return replace(config, default=replace(config.default, weight_bits=weight, activation_bits=activation))
+    widths = replace(config.default, weight_bits=weight, activation_bits=activation)
+    return replace(config, default=widths if name else _of_least_error(widths))
+
+
+def _of_least_error(widths: LayerConfig) -> LayerConfig:
+    """Return the settings with ranges of the least squared error where there are fewer than 8 bits.
+
+    The whole range costs too much there, and no training makes up for it (docs/ptq.md has figures).
+    """
+    if widths.weight_bits < 8:
+        widths = replace(widths, weight_quantizer="fixed", weight_range="mse")
+    if widths.activation_bits < 8:
+        widths = replace(widths, activation_quantizer="fixed", activation_range="mse")
+    return widths
 
 
 def _fix_batch(prepared: PreparedModel, model: ExportedModel) -> None:
@@ -162,8 +175,7 @@ def _explained(model: nn.Module) -> Iterator[None]:
         yield
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
         raise ConfigError(
-            f"{type(model).__name__} does not run on a batch of the data: {type(error).__name__}: "
-            f"{str(error).partition(chr(10))[0]}",
+            f"{type(model).__name__} does not run on a batch of the data: {type(error).__name__}: {first_line(error)}",
             where=place_of(error),
             remedy="check the arrays' shapes and types, and that the model takes batches of any size (--batch-size)",
         ) from error

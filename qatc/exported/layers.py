@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qatc.exported.program import Program, Ref, Step
+from qatc.exported.arguments import Ref
+from qatc.exported.program import Program, Step
 
 
 @dataclass(frozen=True)

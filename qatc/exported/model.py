@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qatc.errors import CheckpointError
+from qatc.errors import CheckpointError, first_line
 from qatc.exported.archive import EXPORT_AGAIN, read_archive
+from qatc.exported.arguments import Ref, refs
 from qatc.exported.calls import Call, first_of, function_of
 from qatc.exported.layers import is_counting, layers_in
-from qatc.exported.program import Program, Ref, Step, program_of, refs
+from qatc.exported.program import Program, Step, program_of
 from qatc.ir import Source, TensorType
 from qatc.tracing.frames import stated
 
@@ -102,9 +103,10 @@ def load_exported(path: str | PathLike[str]) -> ExportedModel:
     except OSError as error:
         raise CheckpointError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
     except Exception as error:
-        first, _, _ = str(error).partition("\n")
         raise CheckpointError(
-            f"the file is damaged: {type(error).__name__}: {first[:200]}", where=str(path), remedy=EXPORT_AGAIN
+            f"the file is damaged: {type(error).__name__}: {first_line(error)[:200]}",
+            where=str(path),
+            remedy=EXPORT_AGAIN,
         ) from error
 
 

@@ -2,17 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-import torch
-
 from qatc.checkpoint.names import identifier, member_name
 from qatc.errors import CheckpointError
 from qatc.exported.archive import EXPORT_AGAIN
-from qatc.exported.codes import DTYPES, MEMORY_FORMATS
+from qatc.exported.arguments import Ref, argument, refs, structured
+from qatc.exported.codes import DTYPES
 from qatc.ir import Source, TensorType
 
 _FRAME = re.compile(r'File "([^"\n]*)", line (\d+)')
@@ -20,13 +19,6 @@ _CALL_NUMBER = re.compile(r"@\d+")
 _TORCHS = re.compile(r"[/\\](site|dist)-packages[/\\]torch[/\\]")
 # Blocks that change no value, by the number of their arguments before the graph.
 _BLOCKS = {"torch.ops.higher_order.wrap_with_set_grad_enabled": 1, "torch.ops.higher_order.wrap_with_autocast": 4}
-
-
-@dataclass(frozen=True)
-class Ref:
-    """The result of another step, an input or a member, by its name in the graph."""
-
-    name: str
 
 
 @dataclass(frozen=True)
@@ -67,17 +59,6 @@ class Program:
     result: Any
 
 
-def refs(value: Any) -> Iterator[str]:
-    """Yield the names in a value."""
-    if isinstance(value, Ref):
-        yield value.name
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from refs(item)
-    elif isinstance(value, dict):
-        yield from refs(tuple(value.values()))
-
-
 def program_of(data: Mapping[str, Any]) -> Program:
     """Return the program in the JSON of a file; a `CheckpointError` for what this version does not read."""
     module = data["graph_module"]
@@ -89,7 +70,7 @@ def program_of(data: Mapping[str, Any]) -> Program:
         ((kind, given),) = spec.items()
         match kind:
             case "user_input":
-                value = _argument(given["arg"])
+                value = argument(given["arg"])
                 if not isinstance(value, Ref) or value.name not in graph["tensor_values"]:
                     raise CheckpointError(
                         "the program takes a number as input, which a file for a runtime has as a tensor",
@@ -107,7 +88,7 @@ def program_of(data: Mapping[str, Any]) -> Program:
                 pass  # None, or a number that the program was made for
             case _:
                 raise CheckpointError(f"the program takes an input of kind {str(kind)[:40]!r}", remedy=EXPORT_AGAIN)
-    outputs = [_argument(s["user_output"]["arg"]) for s in signature["output_specs"] if "user_output" in s]
+    outputs = [argument(s["user_output"]["arg"]) for s in signature["output_specs"] if "user_output" in s]
     steps = tuple(_steps(graph, ""))
     calls = module["module_call_graph"]
     spec = calls[0]["signature"]["out_spec"] if calls and calls[0].get("signature") else ""
@@ -124,48 +105,15 @@ def member_path(name: Any) -> str:
     return str(name)
 
 
-def structured(spec: str, outputs: list[Any]) -> Any:
-    """Return the outputs in the containers that the model put them in: dicts, lists and tuples; a tuple for others.
-
-    `spec` is the text of torch.utils._pytree's TreeSpec, of which only these are read.
-    """
-    import json  # noqa: PLC0415  (the name of a module elsewhere)
-
-    rest = iter(outputs)
-
-    def build(node: Mapping[str, Any]) -> Any:
-        children = node["children_spec"]
-        match node["type"]:
-            case None:
-                return next(rest)
-            case "builtins.tuple":
-                return tuple(map(build, children))
-            case "builtins.list":
-                return list(map(build, children))
-            case "builtins.dict" | "collections.OrderedDict":
-                keys = map(str, json.loads(node["context"]))
-                return {key: build(child) for key, child in zip(keys, children, strict=True)}
-        raise ValueError(node["type"])
-
-    try:
-        version, tree = json.loads(spec)
-        result = build(tree)
-        if version == 1 and next(rest, None) is None:
-            return result
-    except (ValueError, TypeError, StopIteration):
-        pass  # a container of some other class: the tensors in it, in its order
-    return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-
 def _steps(graph: Mapping[str, Any], prefix: str) -> Iterator[Step]:
     for node in graph["nodes"]:
         if node["target"] in _BLOCKS:
             yield from _block(node, _BLOCKS[node["target"]], graph, prefix)
             continue
-        given = [(n["name"], _argument(n["arg"], prefix), n.get("kind")) for n in node["inputs"]]
+        given = [(n["name"], argument(n["arg"], prefix), n.get("kind")) for n in node["inputs"]]
         args = tuple(value for _, value, kind in given if kind != 2)
         kwargs = {identifier(name): value for name, value, kind in given if kind == 2}
-        results = [_argument(output, prefix) for output in node["outputs"]]
+        results = [argument(output, prefix) for output in node["outputs"]]
         is_list = len(results) == 1 and isinstance(results[0], list)
         names = tuple(refs(results))
         op = str(node["target"]).removeprefix("torch.ops.")
@@ -184,87 +132,22 @@ def _block(node: Mapping[str, Any], before: int, graph: Mapping[str, Any], prefi
         )
     name = f"{prefix}{inner['name']}."
     body = inner["graph"]
-    given = [_argument(a, prefix) for a in arguments if "as_graph" not in a][before:]
+    given = [argument(a, prefix) for a in arguments if "as_graph" not in a][before:]
     for own, value in zip(body["inputs"], given, strict=True):
         yield _same(_only(own, name), value)
     yield from _steps(body, name)
-    results = [r for output in node["outputs"] for r in refs(_argument(output, prefix))]
-    for result, value in zip(results, refs([_argument(o, name) for o in body["outputs"]]), strict=True):
+    results = [r for output in node["outputs"] for r in refs(argument(output, prefix))]
+    for result, value in zip(results, refs([argument(o, name) for o in body["outputs"]]), strict=True):
         yield _same(result, Ref(value))
 
 
-def _only(argument: Mapping[str, Any], prefix: str) -> str:
-    (found,) = refs(_argument(argument, prefix))
+def _only(data: Mapping[str, Any], prefix: str) -> str:
+    (found,) = refs(argument(data, prefix))
     return found
 
 
 def _same(name: str, value: Any) -> Step:
     return Step("aten.alias.default", (value,), {}, (name,), False, Source())
-
-
-def _argument(data: Mapping[str, Any], prefix: str = "") -> Any:
-    """Return an argument: a plain value, a `Ref`, or a list of such."""
-    ((kind, value),) = data.items()
-    reader = _ARGUMENTS.get(kind)
-    if reader is None:
-        raise CheckpointError(f"the program has an argument of kind {str(kind)[:40]!r}", remedy=EXPORT_AGAIN)
-    return reader(value, prefix)
-
-
-def _typed(*kinds: type) -> Callable[[Any, str], Any]:
-    def read(value: Any, prefix: str) -> Any:
-        if type(value) not in kinds:
-            raise CheckpointError(f"the file is damaged: {str(value)[:60]!r} stands where a value should")
-        return value
-
-    return read
-
-
-def _float(value: Any, prefix: str) -> float:
-    return float(value)  # infinities are texts
-
-
-def _tensor(value: Any, prefix: str) -> Ref:
-    return Ref(prefix + _typed(str)(value["name"], ""))
-
-
-def _symbol(value: Mapping[str, Any], prefix: str) -> Any:
-    ((kind, content),) = value.items()
-    return Ref(prefix + content) if kind == "as_name" else _typed(int, float, bool)(content, prefix)
-
-
-def _each(read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
-    return lambda values, prefix: [read(value, prefix) for value in values]
-
-
-def _optional(value: Any, prefix: str) -> Any:
-    return _argument(value, prefix)
-
-
-_ARGUMENTS: Mapping[str, Callable[[Any, str], Any]] = {
-    "as_none": lambda value, prefix: None,
-    "as_tensor": _tensor,
-    "as_tensors": _each(_tensor),
-    "as_int": _typed(int),
-    "as_ints": _each(_typed(int)),
-    "as_float": _float,
-    "as_floats": _each(_float),
-    "as_string": _typed(str),
-    "as_bool": _typed(bool),
-    "as_bools": _each(_typed(bool)),
-    "as_sym_int": _symbol,
-    "as_sym_ints": _each(_symbol),
-    "as_sym_float": _symbol,
-    "as_sym_floats": _each(_symbol),
-    "as_sym_bool": _symbol,
-    "as_sym_bools": _each(_symbol),
-    "as_optional_tensor": _optional,
-    "as_optional_tensors": _each(_optional),
-    "as_scalar_type": lambda value, prefix: DTYPES[value],
-    "as_memory_format": lambda value, prefix: MEMORY_FORMATS[value],
-    "as_layout": lambda value, prefix: torch.strided,
-    "as_device": lambda value, prefix: torch.device("cpu"),  # whichever it was: the model is read to the CPU
-}
 
 
 def _type(meta: Mapping[str, Any]) -> TensorType:
