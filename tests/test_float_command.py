@@ -204,22 +204,31 @@ ERRORS: dict[str, tuple[list[str], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with good programs and data that does not fit."""
+    folder = tmp_path_factory.mktemp("bad")
+    exported(folder / "model.pt2", two(), MODELS["two"][1])
+    exported(folder / "fixed.pt2", two(), MODELS["two"][1], fixed=True)
+    np.savez(folder / "left.npz", x=images(20, 8).numpy())
+    np.savez(folder / "wide.npz", left=images(20, 8).double().numpy(), right=images(20, 4).numpy())
+    np.savez(folder / "nan.npz", x=np.full((4, 3, 12, 12), np.nan, np.float32))
+    np.savez(folder / "few.npz", left=images(3, 8).numpy(), right=images(3, 4).numpy())
+    np.savez(folder / "four.npz", x=images(4, 4).numpy())
+    torch.save(Two().state_dict(), folder / "w.pt")
+    torch.save(nn.Linear(2, 2), folder / "pickled.pt")
+    qatc.save(qatc.prepare(two(), MODELS["two"][1]), folder / "m.pt")
+    return folder
+
+
 @pytest.mark.filterwarnings("ignore:the batch is fixed")
 @pytest.mark.parametrize("name", ERRORS)
 def test_each_error_says_what_and_where_and_nothing_is_written(
-    name: str, here: Path, capsys: pytest.CaptureFixture[str]
+    name: str, here: Path, bad: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments, said = ERRORS[name]
-    exported(here / "model.pt2", two(), MODELS["two"][1])
-    exported(here / "fixed.pt2", two(), MODELS["two"][1], fixed=True)
-    np.savez("left.npz", x=images(20, 8).numpy())
-    np.savez("wide.npz", left=images(20, 8).double().numpy(), right=images(20, 4).numpy())
-    np.savez("nan.npz", x=np.full((4, 3, 12, 12), np.nan, np.float32))
-    np.savez("few.npz", left=images(3, 8).numpy(), right=images(3, 4).numpy())
-    np.savez("four.npz", x=images(4, 4).numpy())
-    torch.save(Two().state_dict(), "w.pt")
-    torch.save(nn.Linear(2, 2), "pickled.pt")
-    qatc.save(qatc.prepare(two(), MODELS["two"][1]), "m.pt")
+    for path in bad.iterdir():
+        (here / path.name).symlink_to(path)
     before = sorted(p.name for p in here.iterdir() if p.name != "__pycache__")
     assert run(*arguments) == 2
     error = capsys.readouterr().err

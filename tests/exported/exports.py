@@ -74,8 +74,6 @@ def two() -> nn.Module:
 
 
 MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
-    "resnet18": (lambda: network("resnet18"), (images(2, 3, 32, 32),)),
-    "mobilenet_v2": (lambda: network("mobilenet_v2"), (images(2, 3, 32, 32),)),
     "mobilenet_v3_small": (lambda: network("mobilenet_v3_small"), (images(2, 3, 32, 32),)),
     "vit": (vit, (images(2, 3, 32, 32),)),
     "two": (two, (images(4, 8), images(4, 4))),
