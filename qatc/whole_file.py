@@ -31,7 +31,7 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
 
     """
     with ExitStack() as open_files, ExitStack() as unfinished:
-        files = []
+        files: list[IO[bytes]] = []
         targets = [Path(os.path.realpath(path)) for path in paths]
         temporaries = [_temporary(path) for path in targets]
         for path, temporary in zip(paths, temporaries, strict=True):

@@ -34,7 +34,7 @@ def _block(reached: int) -> None:
 def _stop_at(moment: str, reached: int) -> None:
     """Let the process stand still there."""
     patched: dict[str, tuple[Any, str]] = {
-        "before writing": (qatc.commands.lower, "write_whole"),
+        "before writing": (qatc.commands.lower, "write_all"),
         "half written": (os, "fsync"),
         "before the rename": (os, "replace"),
         "after the rename": (os, "replace"),
