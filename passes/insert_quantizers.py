@@ -17,7 +17,7 @@ from qatc.dataflow import depths, ends, least_values, op_kind_of
 from qatc.errors import ConfigError
 from qatc.invariants import BIAS_GRIDS, NO_INPLACE, NO_UNFUSED_BATCH_NORM, ONE_CALL_SITE, Invariant
 from qatc.masks import masks
-from qatc.modules.batch_norms import GivenBatchNorm
+from qatc.modules.batch_norms import BatchNorm, GivenBatchNorm
 from qatc.modules.fused import FusedBatchNorm
 from qatc.modules.fused_forms import FUSED_FORMS, fused_form
 from qatc.modules.kinds import op_kind, output_range, pad_widths, takes_padding
@@ -124,6 +124,8 @@ class _Placement:
             return OpRule()
         if isinstance(module, tuple(FUSED_FORMS)) and fused_form(module) is None:
             return OpRule(reason=f"{type(module).__name__} computes in a way of its own")
+        if isinstance(module, BatchNorm) and (module.running_var is None or not module.track_running_stats):
+            return OpRule(reason="it has no running statistics (track_running_stats=False)")
         if isinstance(module, GivenBatchNorm):
             return OpRule(reason="its statistics are not those of one module, under BatchNorm's names")
         if not self.layers[str(node.target)].quantize:

@@ -15,6 +15,7 @@ from qatc.prepared import PreparedModel
 from qatc.ptq.clip_weights import clip_weights
 from qatc.ptq.correct_biases import correct_biases
 from qatc.ptq.equalize import equalize
+from qatc.ptq.quantize import quantize
 from qatc.schedule import Schedule
 from qatc.simulator.accumulators import accumulators
 from qatc.spec import QuantSpec
@@ -24,7 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "float_state_dict", "param_groups", "save",
-    "load", "lower", "accumulators", "targets",
+    "load", "lower", "quantize", "accumulators", "targets",
     "equalize", "clip_weights", "correct_biases", "reestimate_bn", "Oscillation", "Schedule",
     "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel", "QatcError",
     "QatcWarning", "__version__",

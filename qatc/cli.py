@@ -3,12 +3,17 @@
 import argparse
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import qatc
 from qatc.commands import COMMANDS, LOWER, Command
-from qatc.errors import QatcError
+from qatc.errors import QatcError, QatcWarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,12 +51,59 @@ def _guarded(command: Command, args: argparse.Namespace) -> int:
     level = os.environ.get("QATC_LOG", "warning").upper()
     logging.basicConfig(level=getattr(logging, level, logging.WARNING), format="%(name)s: %(message)s")
     try:
-        return command.run(args)
+        with _told(), _terminable():
+            return command.run(args)
     except QatcError as error:
         if level == "DEBUG":
             logging.getLogger("qatc").exception("traceback")
         print(f"qatc: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("qatc: interrupted; nothing was written", file=sys.stderr)
-        return 130
+        print("qatc: interrupted; what was not complete is not written", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except _Terminated:
+        print("qatc: terminated; what was not complete is not written", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`). Python would complain of it once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        print(f"qatc: error: {error.strerror or error}: {error.filename or 'while writing'}", file=sys.stderr)
+        return 2
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception: so files that are half written are removed on the way out."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def stop(*_: Any) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell qatc's warnings as a command does, without a place in qatc's own code."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **others: Any) -> None:
+        if issubclass(category, QatcWarning):
+            print(f"qatc: warning: {message}", file=sys.stderr)
+        else:
+            before(message, category, *rest, **others)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -8,6 +8,7 @@ from torch import fx, nn
 from torch.fx.proxy import GraphAppendingTracer
 
 from qatc import ir
+from qatc.calls import call_name
 from qatc.shapes import infer_type
 
 Function = Callable[..., Any]
@@ -24,6 +25,7 @@ class Tracer(GraphAppendingTracer):
         super().__init__(at.graph)
         self.gm, self.at = gm, at
         self.made: list[fx.Node] = []
+        self.whole = ir.part_of(at) or f"{_called(at)} {ir.source_of(at)}".rstrip()
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Insert a node."""
@@ -32,6 +34,7 @@ class Tracer(GraphAppendingTracer):
         source = ir.source_of(self.at)
         ir.set_source(node, replace(source, path=str(node.target)) if node.op == "get_attr" else source)
         ir.set_tensor_type(node, infer_type(node))
+        ir.set_part_of(node, self.whole)
         self.made.append(node)
         return node
 
@@ -55,6 +58,11 @@ class Tracer(GraphAppendingTracer):
         """Take out again what was inserted."""
         for node in reversed(self.made):
             self.graph.erase_node(node)
+
+
+def _called(node: fx.Node) -> str:
+    module = ir.module_of(node)
+    return call_name(node) if module is None else type(module).__name__
 
 
 def tracer_of(x: fx.Proxy) -> Tracer:

@@ -15,7 +15,7 @@ from qatc.quantizers.base import Quantizer
 
 _TYPE, _SOURCE, _WHY_FLOAT = "qatc_type", "qatc_source", "qatc_why_float"
 _MOVES, _FUSED_INTO, _CLIPPED_CODES = "qatc_moves_values", "qatc_fused_into", "qatc_clipped_codes"
-_NOTES, _DIMS, _BULK = "qatc_notes", "qatc_dims", "qatc_bulk"
+_NOTES, _DIMS, _BULK, _PART_OF = "qatc_notes", "qatc_dims", "qatc_bulk", "qatc_part_of"
 _SHORT = {
     torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64", torch.int64: "i64",
     torch.int32: "i32", torch.int8: "s8", torch.uint8: "u8", torch.bool: "bool",
@@ -111,6 +111,16 @@ def set_why_float(node: fx.Node, reason: str) -> None:
     node.meta[_WHY_FLOAT] = reason
 
 
+def part_of(node: fx.Node) -> str:
+    """Return the call that was taken apart into this op and others, or an empty text."""
+    return str(node.meta.get(_PART_OF, ""))
+
+
+def set_part_of(node: fx.Node, call: str) -> None:
+    """Record the call that this op is a part of."""
+    node.meta[_PART_OF] = call
+
+
 def clipped_codes(node: fx.Node) -> tuple[float, float] | None:
     """Return the least and greatest value that a quantizer's codes are limited to, for a clip taken out before it."""
     found: tuple[float, float] | None = node.meta.get(_CLIPPED_CODES)
@@ -156,7 +166,7 @@ def set_notes(gm: fx.GraphModule, lines: Iterable[str]) -> None:
 
 def inherit(new: fx.Node, old: fx.Node) -> None:
     """Give `new` the type and source of the node that it stands for."""
-    for key in (_TYPE, _SOURCE, _WHY_FLOAT):
+    for key in (_TYPE, _SOURCE, _WHY_FLOAT, _PART_OF):
         if key in old.meta:
             new.meta[key] = old.meta[key]
 
@@ -170,6 +180,7 @@ def meta_items(node: fx.Node) -> dict[str, Any]:
         "why_float": why_float(node),
         "moves": moves_values(node),
         "fused_into": fused_into(node),
+        "part_of": part_of(node),
         "bulk": None if bulk(node) is None else list(bulk(node) or ()),
     }
 
@@ -183,6 +194,7 @@ def set_meta_items(node: fx.Node, items: dict[str, Any]) -> None:
     set_why_float(node, items["why_float"])
     set_moves_values(node, items["moves"])
     set_fused_into(node, items["fused_into"])
+    set_part_of(node, items.get("part_of", ""))  # files of before it was recorded have none
     if items.get("bulk") is not None:  # files of before it was recorded have none
         peak, root = items["bulk"]
         set_bulk(node, (float(peak), float(root)))

@@ -14,7 +14,11 @@ from qatc.quantizers import Quantizer
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One op: its name, the ONNX operator it becomes, its grids (empty where float), and why it is float."""
+    """One op: its name, the ONNX operator it becomes, its grids (empty where float), why it is float, and its place.
+
+    The place is `file.py:12`, where the user's code calls it; `part_of` is the call that was taken apart into this op
+    and others.
+    """
 
     name: str
     kind: str
@@ -22,6 +26,8 @@ class ReportRow:
     inputs: str
     output: str
     reason: str
+    place: str = ""
+    part_of: str = ""
 
     @property
     def quantized(self) -> bool:
@@ -104,6 +110,8 @@ def _row(node: fx.Node) -> ReportRow:
         inputs=", ".join(dict.fromkeys(inputs)) if any(inputs) else "",
         output="" if reason else ", ".join(dict.fromkeys(filter(None, map(_own_grid, node.users)))),
         reason=reason,
+        place=ir.source_of(node).location,
+        part_of=ir.part_of(node),
     )
 
 

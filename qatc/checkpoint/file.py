@@ -1,11 +1,7 @@
 """The file: written whole or not at all, read without running anything that it holds."""
 
 import os
-import secrets
-import shutil
-import zipfile
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,7 @@ from torch.utils.serialization import config as serialization
 
 import qatc
 from qatc import ir
+from qatc.checkpoint.archive import checked_entries
 from qatc.checkpoint.graph_data import build_graph, graph_data
 from qatc.checkpoint.inputs_data import inputs_data, inputs_from
 from qatc.checkpoint.module_data import build_tree, tree_data
@@ -23,6 +20,7 @@ from qatc.checkpoint.settings import config_data, config_from, target_data, targ
 from qatc.errors import CheckpointError
 from qatc.float_state import FloatNames
 from qatc.prepared import PreparedFor, PreparedModel, remember
+from qatc.whole_file import replacing
 
 FORMAT, VERSION = "qatc checkpoint", 2
 _KEYS = ("name", "graph", "modules", "tensors", "target", "config", "inputs")
@@ -121,24 +119,14 @@ def _float_names(data: Any) -> FloatNames | None:
 
 def _write(content: dict[str, Any], path: Path) -> None:
     remedy = "choose a file in a folder that exists and can be written, on a disk with room"
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
-            raise CheckpointError("cannot write there: it is no file, or read-only", where=str(path), remedy=remedy)
         checksums = serialization.patch({"save.compute_crc32": True})  # type: ignore[attr-defined]  # made at import
-        with temporary.open("xb") as file, checksums:
+        with replacing(path) as file, checksums:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+    except (OSError, RuntimeError) as error:
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch's own message hides a full disk
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
         raise CheckpointError(f"cannot write the checkpoint: {reason}", where=str(path), remedy=remedy) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _objects(path: Path) -> list[str]:
@@ -153,25 +141,11 @@ def _objects(path: Path) -> list[str]:
         return ["a Python pickle"]
     if head != b"PK":
         raise CheckpointError("this is not a qatc checkpoint" if head else "the file is empty", remedy=_NAME_ANOTHER)
-    _check_archive(path)
+    checked_entries(path, "a qatc checkpoint", _NAME_ANOTHER)
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (ValueError, RuntimeError) as error:  # TorchScript, or no file of torch's
         raise CheckpointError("this is not a qatc checkpoint", remedy=_NAME_ANOTHER) from error
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse an archive that is cut short or altered; torch itself would load altered weights."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-            damaged = None if packed else archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise CheckpointError("the file is damaged, or cut short", remedy=_SAVE_AGAIN) from error
-    if packed:
-        raise CheckpointError("this is an archive, not a qatc checkpoint", remedy=_NAME_ANOTHER)
-    if damaged is not None:
-        raise CheckpointError(f"the file is damaged: {damaged} is not what was written", remedy=_SAVE_AGAIN)
 
 
 def _checked(content: Any) -> dict[str, Any]:

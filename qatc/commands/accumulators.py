@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from qatc.commands.arrays import read_arrays
 from qatc.commands.command import Command
-from qatc.commands.lower import read_data
 from qatc.simulator.accumulators import accumulators
 
 _EPILOG = """\
@@ -22,7 +22,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    found = accumulators(args.model, None if args.data is None else read_data(args.data))
+    found = accumulators(args.model, None if args.data is None else read_arrays(args.data))
     print(found.json() if args.json else found)
     return 1 if found.overflowing else 0
 

@@ -2,14 +2,16 @@
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import qatc
+from qatc.commands import float_model
+from qatc.commands.arrays import read_arrays
 from qatc.commands.command import Command
-from qatc.errors import QatcError, VerificationError
+from qatc.commands.summary import summary
+from qatc.errors import QatcError
 from qatc.lowering import Lowered, lowered_proto, verify
 from qatc.lowering.lowered import write_all
 from qatc.lowering.verify_data import Array
@@ -21,13 +23,20 @@ example:
   qatc-lower model.pt --target tensorrt -o model.onnx --verify calib.npz --dump-dir dumps/
   qatc-lower model.pt --target qnn -o model.onnx --encodings model.encodings.json
   qatc-lower --list-targets tidl
+  qatc-lower model.pt2 --calib calib.npz --target onnxruntime --refine correct_biases
+  qatc-lower --model package.module:factory --weights state.pt --calib calib.npz
+
+what is trusted: of checkpoints, .pt2, .npz and weights nothing, none of their code runs (but with --trust-pickle, which
+trusts the checkpoint); the module named by --model is run
 
 exit codes: 0 written (and verified); 1 the file does not compute what was simulated; 2 bad input, nothing written
 """
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="the checkpoint that qatc.save wrote")
+    parser.add_argument(
+        "model", type=Path, nargs="?", help="the checkpoint that qatc.save wrote, or a float model of torch.export.save"
+    )
     parser.add_argument("--target", metavar="NAME", help=f"the target it was prepared for: {', '.join(TARGETS)}")
     parser.add_argument(
         "--list-targets", action=_ListTargets, nargs="?", metavar="NAME",
@@ -48,6 +57,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-pickle", action="store_true", help="load a pickled model, which can run any code that is in it"
     )
+    parser.add_argument("--report", action="store_true", help="print every op: quantized how, or float and why")
+    float_model.add_arguments(parser)
 
 
 class _ListTargets(argparse.Action):
@@ -64,11 +75,17 @@ class _ListTargets(argparse.Action):
 
 
 def _run(args: argparse.Namespace) -> int:
-    model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
-    output: Path = args.output or args.model.with_suffix(".onnx")
-    data = None if args.verify is None else read_data(args.verify)
-    for path in filter(None, (output, args.encodings)):
+    from_float = float_model.is_float(args)
+    output: Path = args.output or _beside(args)
+    for path in filter(None, (output, args.encodings, args.save)):
         _check_writable(path)
+    data: Mapping[str, Array] | None = None if args.verify is None else read_arrays(args.verify)
+    if from_float:
+        made = float_model.from_float(args)
+        model = made.model
+        data = made.samples if data is None and not args.no_verify else data
+    else:
+        model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
     lowered = lowered_proto(model, args.target, opset=args.opset, dump_dir=args.dump_dir)
     check = None if data is None else verify(model, lowered, data)
     files = lowered.files(output, args.encodings)
@@ -76,10 +93,21 @@ def _run(args: argparse.Namespace) -> int:
     _print_written(lowered, output)
     for path in [path for path in files if path != output]:
         print(f"wrote {path}")
+    print(model.report if args.report else "\n".join(summary(model.report)))
+    if from_float:
+        print(f"outputs: SQNR {made.sqnr:.1f} dB against the float model, on {made.count} samples of the data")
     if check is None:
         return 0
     print(check)
     return 0 if check.passed else 1
+
+
+def _beside(args: argparse.Namespace) -> Path:
+    """Return the path beside the model's file; in the current folder, by the factory's name, where there is none."""
+    if args.model is not None:
+        path: Path = args.model.with_suffix(".onnx")
+        return path
+    return Path(f"{args.factory.rpartition(':')[2].rpartition('.')[2]}.onnx")
 
 
 def _print_written(lowered: Lowered, output: Path) -> None:
@@ -102,27 +130,13 @@ def _print_written(lowered: Lowered, output: Path) -> None:
     print(f"wrote {output}: {len(lowered.proto.graph.node)} nodes, opset {opset}, {size / 1024:.1f} KiB")
 
 
-def read_data(path: Path) -> dict[str, Array]:
-    """Return the arrays of a file by name; a `VerificationError` if it has none."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not hasattr(arrays, "files"):
-                return {"arr_0": np.asarray(arrays)}
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError as error:
-        raise VerificationError("there is no such file", where=str(path), remedy="check the path") from error
-    except Exception as error:
-        raise VerificationError(
-            "this is not a readable .npz of arrays", where=str(path), remedy="write one with numpy.savez(file, x=...)"
-        ) from error
-
-
 def _check_writable(path: Path) -> None:
     """Refuse an output path before minutes are spent on what would go there."""
     folder = path.parent if str(path.parent) else Path()
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        why = "it is a folder" if path.is_dir() else f"the folder {folder} does not exist or cannot be written"
-        raise QatcError(f"the output cannot be written: {why}", where=str(path), remedy="choose another path with -o")
+    is_other = path.exists() and not path.is_file()
+    if is_other or not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = "it is a folder, or no file" if is_other else f"the folder {folder} does not exist or cannot be written"
+        raise QatcError(f"the output cannot be written: {why}", where=str(path), remedy="choose another path")
 
 
 LOWER = Command("lower", "write a trained model as ONNX with QDQ nodes", _EPILOG, _add_arguments, _run)

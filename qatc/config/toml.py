@@ -51,7 +51,7 @@ def parsed(kind: type[T], text: str, where: str, preset: Callable[[str], T]) -> 
     """
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of texts that are not TOML, and of numbers or tables without end
         raise ConfigError(
             f"this is no TOML: {error}", where=where, remedy="docs/configuration.md has examples"
         ) from error

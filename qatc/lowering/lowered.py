@@ -1,12 +1,8 @@
 """`qatc.lower`: one call from a trained model to a checked ONNX file."""
 
 import copy
-import errno
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +24,7 @@ from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
 from qatc.targets import Target, target_of
 from qatc.targets.lint import Finding, lint
+from qatc.whole_file import replacing_all
 
 
 @dataclass(frozen=True)
@@ -178,35 +175,15 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_all(files: Mapping[Path, bytes]) -> None:
     """Write the files, all or none: each by a rename, once all are written; a `LoweringError` if they can't be."""
-    with ExitStack() as unfinished:
-        temporaries = {path: _written(path, content, unfinished) for path, content in files.items()}
-        for path, temporary in temporaries.items():
-            with _explained(path):
-                os.replace(temporary, path)
-
-
-def _written(path: Path, content: bytes, unfinished: ExitStack) -> Path:
-    """Return a temporary file of that content beside the path, which `unfinished` removes if it is still there."""
-    with _explained(path):
-        if path.is_dir():  # the rename would find it when others are done
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        unfinished.callback(Path(name).unlink, missing_ok=True)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-    return Path(name)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
     try:
-        yield
+        with replacing_all(tuple(files)) as opened:
+            for file, content in zip(opened, files.values(), strict=True):
+                file.write(content)
     except OSError as error:
         raise LoweringError(
-            f"the file cannot be written: {error.strerror}", where=str(path), remedy="choose another output path"
+            f"the file cannot be written: {error.strerror}",
+            where=str(error.filename or next(iter(files))),
+            remedy="choose another output path",
         ) from error
 
 
@@ -219,12 +196,6 @@ def _config_text(config: QConfig) -> str:
     plain = tuple(rule for rule in config.rules if isinstance(rule.match, str | type))
     left = len(config.rules) - len(plain)
     return (f"# rules that match by code, left out: {left}\n" if left else "") + replace(config, rules=plain).to_toml()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from qatc.ir import Source, set_source
 from qatc.nested import map_leaves, parts, tensors
 from qatc.tracing import calls
-from qatc.tracing.frames import place_of, user_place
+from qatc.tracing.frames import place_of, stated_source, user_place
 from qatc.tracing.leaves import is_leaf
 from qatc.tracing.opaque import Opaque, weights_hidden
 from qatc.tracing.outcome import fake_outcome, real_outcome
@@ -70,8 +70,9 @@ class Capture(TorchFunctionMode):
     def node(self, op: str, target: Any, args: tuple[Any, ...] = (), kwargs: Any = None, path: str = "") -> fx.Node:
         """Add a node, with the user's place."""
         made = self.graph.create_node(op, target, args, kwargs or {})
-        place = ("", 0) if op == "placeholder" else user_place("run")
-        set_source(made, Source(path or self.scopes[-1], *place))
+        said = stated_source()
+        place = ("", 0) if op == "placeholder" else (said.file, said.line) if said else user_place("run")
+        set_source(made, Source(path or (said and said.path) or self.scopes[-1], *place))
         return made
 
     def set_node(self, key: Any, node: Any) -> None:

@@ -3,15 +3,37 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 
 import torch
 
+from qatc.ir import Source
+
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _SYMPY = f"{os.sep}sympy{os.sep}"
 _OURS = f"{Path(__file__).parent.parent}{os.sep}"
 _LIBRARIES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+_STATED: ContextVar[Source | None] = ContextVar("stated", default=None)
+
+
+@contextmanager
+def stated(source: Source) -> Iterator[None]:
+    """Let what is called in the block be from there: a model that was read from a file has no files of its own."""
+    token = _STATED.set(source)
+    try:
+        yield
+    finally:
+        _STATED.reset(token)
+
+
+def stated_source() -> Source | None:
+    """Return what a model says of where its ops are from; None where Python's frames tell."""
+    return _STATED.get()
 
 
 def is_ours(file: str) -> bool:

@@ -18,7 +18,7 @@ from qatc.tracing.capture import Capture
 from qatc.tracing.frames import place_of
 from qatc.tracing.opaque import Opaque
 from qatc.tracing.parameters import check_reached, unreached
-from qatc.tracing.run import Open, run
+from qatc.tracing.run import Open, batch_is_fixed, run
 from qatc.tracing.sizes import NothingOpenError, TooManyDecisionsError
 
 # A graph with more nodes for sizes than others, and than these, is better off with the example's sizes.
@@ -36,11 +36,15 @@ class Traced(NamedTuple):
 
 
 def traced(root: nn.Module, model: nn.Module, inputs: Arguments) -> Traced:
-    """Trace `root`, a copy of the model. Raises `TraceError`, with file and line, where its Python needs values."""
+    """Trace `root`, a copy of the model. Raises `TraceError`, with file and line, where its Python needs values.
+
+    A model with `batch_is_fixed = True` takes batches of the example's size alone: no size is open then.
+    """
     opaque: dict[str, Opaque] = {}
     first = _run(root, model, inputs, opaque)
     best, notes = first, list(first.sizes.specialised())
-    if (first.reads_sizes or first.sizes.fixed_batch()) and not opaque:
+    wants_open = first.reads_sizes or first.sizes.fixed_batch()
+    if wants_open and not opaque and _open_sizes(root) is Open.BATCH:
         best, notes = _with_all_sizes(root, inputs, first)
     lost = unreached(root, best.graph)
     if lost and (best.anonymous or best.attributes):
@@ -64,11 +68,15 @@ def traced(root: nn.Module, model: nn.Module, inputs: Arguments) -> Traced:
 
 def _run(root: nn.Module, model: nn.Module, inputs: Arguments, opaque: dict[str, Opaque]) -> Capture:
     try:
-        return run(root, inputs, opaque, Open.BATCH)
+        return run(root, inputs, opaque, _open_sizes(root))
     except QatcError:
         raise
     except Exception as error:
         raise _explained(error, model, inputs) from error
+
+
+def _open_sizes(root: nn.Module) -> Open:
+    return Open.NONE if batch_is_fixed(root) else Open.BATCH
 
 
 def _with_all_sizes(root: nn.Module, inputs: Arguments, first: Capture) -> tuple[Capture, list[str]]:
@@ -96,7 +104,7 @@ def _with_all_sizes(root: nn.Module, inputs: Arguments, first: Capture) -> tuple
 
 def _retried(root: nn.Module, inputs: Arguments, opaque: dict[str, Opaque]) -> Capture | None:
     try:
-        return run(root, inputs, opaque, Open.BATCH)
+        return run(root, inputs, opaque, _open_sizes(root))
     except Exception:  # what was taken away was no cache: the first graph stands, and its lost parameters are judged
         return None
 

@@ -33,6 +33,11 @@ class Open(enum.Enum):
     ALL = enum.auto()
 
 
+def batch_is_fixed(root: nn.Module) -> bool:
+    """Say whether a model declares that it takes batches of the example's size alone."""
+    return getattr(root, "batch_is_fixed", False) is True
+
+
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
 
@@ -106,7 +111,7 @@ def _fake(capture: Capture, tensor: Tensor, batch: int | None, which: Open) -> T
     if not tensor.dim():
         return symbolic(capture.sizes, capture.fake_mode, tensor, [])
     in_batch = tensor.shape[0] == batch
-    if in_batch and batch == 1:
+    if in_batch and batch == 1 and not batch_is_fixed(capture.root):
         tensor = torch.cat([tensor, tensor])
     channels = 1 if tensor.dim() >= 4 else None
     dynamic = [in_batch and which is not Open.NONE]

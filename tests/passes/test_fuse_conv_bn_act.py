@@ -1,6 +1,7 @@
 from inline_snapshot import snapshot
 from torch import nn
 
+import qatc
 from qatc.passes import DecomposeComposites, DedupModules, Functionalize, FunctionalToModule, FuseConvBnAct
 from tests.batch_norm_models import Rows
 from tests.check_pass import check_pass
@@ -178,6 +179,8 @@ def test_a_bn_without_factors_is_fused() -> None:
 def test_a_bn_without_running_statistics_is_left() -> None:
     model = ConvBnAct(bn=bn2d(4, track_running_stats=False), act=nn.ReLU())
     check_pass(FuseConvBnAct(), model, snapshot(""), before=BEFORE)
+    rows = {row.name: row.reason for row in qatc.prepare(model, images()).report.rows}
+    assert rows["bn"] == "it has no running statistics (track_running_stats=False)"
 
 
 def test_a_bn_of_other_channels_than_the_linear_has_is_left() -> None:

@@ -45,7 +45,7 @@ def exported(part: fx.GraphModule, inputs: Sequence[fx.Node], wanted: Sequence[f
             clean(program.model)
     except Exception as error:
         raise LoweringError(
-            f"torch.onnx could not export {', '.join(f'%{node.name}' for node in wanted)}: {first_line(error)}",
+            f"torch.onnx could not export {', '.join(f'%{node.name}' for node in wanted)}: {_reason(error)}",
             where=str(ir.source_of(wanted[0])),
             remedy="look at the traceback with QATC_LOG=debug; an op without an ONNX form must be rewritten",
         ) from error
@@ -131,3 +131,10 @@ def _quiet() -> Any:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what the exporter's own error was raised from, which says less."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return first_line(error)
