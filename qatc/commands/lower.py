@@ -9,6 +9,7 @@ import numpy as np
 
 import qatc
 from qatc.commands.command import Command
+from qatc.commands.lowering_options import add_options, options_from
 from qatc.errors import QatcError, VerificationError
 from qatc.lowering import Lowered, lowered_proto, verify
 from qatc.lowering.lowered import write_all
@@ -21,6 +22,7 @@ example:
   qatc-lower model.pt --target tensorrt -o model.onnx --verify calib.npz --dump-dir dumps/
   qatc-lower model.pt --target qnn -o model.onnx --encodings model.encodings.json
   qatc-lower --list-targets tidl
+  qatc-lower model.pt --weights float --batch 8 --dynamic x:2,3
 
 exit codes: 0 written (and verified); 1 the file does not compute what was simulated; 2 bad input, nothing written
 """
@@ -48,6 +50,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-pickle", action="store_true", help="load a pickled model, which can run any code that is in it"
     )
+    add_options(parser)
 
 
 class _ListTargets(argparse.Action):
@@ -64,12 +67,13 @@ class _ListTargets(argparse.Action):
 
 
 def _run(args: argparse.Namespace) -> int:
+    options = options_from(args)
     model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
     output: Path = args.output or args.model.with_suffix(".onnx")
     data = None if args.verify is None else read_data(args.verify)
     for path in filter(None, (output, args.encodings)):
         _check_writable(path)
-    lowered = lowered_proto(model, args.target, opset=args.opset, dump_dir=args.dump_dir)
+    lowered = lowered_proto(model, args.target, options, opset=args.opset, dump_dir=args.dump_dir)
     check = None if data is None else verify(model, lowered, data)
     files = lowered.files(output, args.encodings)
     write_all(files)

@@ -306,7 +306,7 @@ def _set_phases(node: fx.Node, lowered: LoweredSubPixel) -> None:
     assert source is not None
     assert kind is not None
     places = lowered.form.places([size for size in source.shape[-len(lowered.form.axes) :] if size is not None])
-    sizes = (len(lowered.weight_codes), *places)
+    sizes = (lowered.channels, *places)
     ir.set_tensor_type(node, ir.TensorType(kind.dtype, (kind.shape[0], *sizes)))
     dims = ir.dims_of(node)
     if dims is not None:

@@ -17,6 +17,7 @@ from qatc.lowering.flatten_inputs import input_name, input_types
 from qatc.lowering.lower_modules import FLAT_SIGNATURE
 from qatc.lowering.lowered import Lowered
 from qatc.lowering.verify_data import Array, batches, checked_data
+from qatc.lowering.widened import widened
 from qatc.modules.kinds import op_kind
 from qatc.nested import tensors
 from qatc.pipeline import Pipeline
@@ -147,8 +148,9 @@ def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *,
     arrays = checked_data(types, data, known_inputs(model))
     level = level or lowered.target.verify.level
     quantized = code_tensors(lowered.proto)
-    local = session(fed_with_codes(lowered.proto, quantized), level)
-    whole = session(with_outputs(lowered.proto, quantized), level)
+    proto = widened(lowered.proto, quantized)
+    local = session(fed_with_codes(proto, quantized), level)
+    whole = session(with_outputs(proto, quantized), level)
     outputs = [o.name for o in lowered.proto.graph.output]
     found = {name: TensorCheck(name, 0, 0, 0, 0, 0) for name in quantized}
     error, jitter, power = 0.0, 0.0, 0.0
@@ -239,6 +241,8 @@ def code_tensors(proto: onnx.ModelProto) -> dict[str, str]:
     constants = {c.name for c in proto.graph.initializer}
     found: dict[str, str] = {}
     for node in proto.graph.node:
+        if constants.issuperset(node.input):
+            constants.update(node.output)
         if node.op_type == "DequantizeLinear" and node.input[0] not in constants:
             found.setdefault(node.input[0], node.name.rpartition("/")[0])
     return found
@@ -258,8 +262,7 @@ def fed_with_codes(proto: onnx.ModelProto, tensors: Mapping[str, str]) -> onnx.M
     copy = with_outputs(proto, tensors)
     types = {v.name: v for v in proto.graph.value_info}
     for node in copy.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in tensors:
-            node.input[0] += _SIMULATED
+        node.input[:] = [name + _SIMULATED if name in tensors else name for name in node.input]
     for name in tensors:
         fed = onnx.ValueInfoProto()
         fed.CopyFrom(types[name])
