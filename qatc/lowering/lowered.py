@@ -20,6 +20,7 @@ from qatc.errors import CalibrationError, LoweringError
 from qatc.lowering.emit import emitted
 from qatc.lowering.encodings import encodings, widths
 from qatc.lowering.finish import LEAST_WRITTEN, finished
+from qatc.lowering.float16 import to_float16
 from qatc.lowering.lower_modules import lowering_pipeline
 from qatc.lowering.options import LoweringOptions
 from qatc.masks import masks
@@ -112,13 +113,16 @@ def lowered_proto(
     if dumps is not None:
         dumps.start(gm)
     lowering_pipeline(written).run(gm, () if dumps is None else (dumps,))
+    model_ir = emitted(gm, max(opset, LEAST_WRITTEN))
+    if options.float_dtype == "fp16":
+        to_float16(model_ir, keep_ends=options.io_dtype == "fp32")
     metadata = {
         "qatc.version": qatc.__version__,
         "qatc.target": chosen.name,
         "qatc.opset": str(opset),
         "qatc.config": _config_text(model.prepared_for.config),
     }
-    proto = finished(emitted(gm, max(opset, LEAST_WRITTEN)), opset, metadata)
+    proto = finished(model_ir, opset, metadata)
     findings = lint(proto, chosen.lint)
     errors = [str(f) for f in findings if f.severity == "error"]
     if errors:

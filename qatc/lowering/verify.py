@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from qatc import ir
+from qatc.lowering import float16
 from qatc.lowering.flatten_inputs import input_name, input_types
 from qatc.lowering.lower_modules import FLAT_SIGNATURE
 from qatc.lowering.lowered import Lowered
@@ -169,13 +170,15 @@ def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *,
     bits = {ir.source_of(node).path: m.spec.bits for node, m in ir.module_calls(model) if isinstance(m, Quantizer)}
     pow2 = model.prepared_for is not None and model.prepared_for.pow2
     # Sums of products of wider codes are more than float32 holds.
-    exact = pow2 and all(m.spec.bits <= 8 for m in model.modules() if isinstance(m, Quantizer))
+    half = lowered.options.float_dtype == "fp16"
+    exact = pow2 and not half and all(m.spec.bits <= 8 for m in model.modules() if isinstance(m, Quantizer))
     rule = lowered.target.verify
+    limit = float16.DIFFERING if half else rule.differing
     by_value = functions_of_codes(model)
     named = tuple(
         TensorCheck(quantized[n], *_numbers(t), quantized[n] in by_value, bits[quantized[n]]) for n, t in found.items()
     )
-    return Verification(named, _decibel(power, error), _decibel(power, jitter), rule.differing, rule.step, exact)
+    return Verification(named, _decibel(power, error), _decibel(power, jitter), limit, rule.step, exact)
 
 
 def functions_of_codes(model: fx.GraphModule) -> set[str]:
@@ -280,8 +283,12 @@ def session(proto: onnx.ModelProto, level: str) -> onnxruntime.InferenceSession:
 
 
 def _used(of: onnxruntime.InferenceSession, feeds: dict[str, Array]) -> dict[str, Array]:
-    wanted = {i.name for i in of.get_inputs()}
-    return {name: array for name, array in feeds.items() if name in wanted}
+    wanted = {i.name: i.type for i in of.get_inputs()}
+    return {
+        name: array.astype(np.float16) if wanted[name] == "tensor(float16)" else array
+        for name, array in feeds.items()
+        if name in wanted
+    }
 
 
 def _counted(so_far: TensorCheck, ours: Array, near: Array, far: Array) -> TensorCheck:
