@@ -60,6 +60,30 @@ def test_dumps(checkpoint: Path, tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "a.onnx").opset_import[0].version == 17
 
 
+def test_options_say_how_the_file_is_written(checkpoint: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=data(4).numpy()[..., :14])
+    out = tmp_path / "a.onnx"
+    how = ["--weights", "float", "--sub-byte", "qcdq", "--batch", 2, "--dynamic", "x:2", "--dynamic", "x:3"]
+    assert run(checkpoint, "-o", out, "--verify", tmp_path / "x.npz", *how) == 0
+    graph = onnx.load(out).graph
+    assert [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [2, 3, "x_2", "x_3"]
+    assert "body.weight" in {c.name for c in graph.initializer}
+    assert run(checkpoint, "-o", out, "--batch", "dynamic") == 0
+    assert onnx.load(out).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize("how", [
+    ["--batch", "some"], ["--dynamic", "x"], ["--dynamic", "x:a"], ["--weights", "int4"], ["--sub-byte", "wide"],
+])  # fmt: skip
+def test_arguments_that_are_none_end_with_usage(
+    how: list[str], checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(checkpoint, *how)
+    assert stopped.value.code == 2
+    assert how[0] in capsys.readouterr().err
+
+
 class Bad:
     """Ways to call the command wrongly: what to do to the checkpoint, further arguments, what the error must say."""
 
@@ -114,6 +138,10 @@ class Bad:
         (Bad.untouched, ["--target", "tensorrrt"], "'tensorrt'"),
         (Bad.untouched, ["--target", "tensorrt"], "prepared and trained for onnxruntime"),
         (Bad.untouched, ["--opset", "7"], "opset 7"),
+        (Bad.untouched, ["--batch", "0"], "batch 0"),
+        (Bad.untouched, ["--dynamic", "y:2"], "no input is named 'y'"),
+        (Bad.untouched, ["--float-dtype", "fp16"], "onnxruntime does not take floats as fp16"),
+        (Bad.untouched, ["--io-dtype", "fp16"], "io_dtype"),
         (Bad.untouched, ["-o", "/nowhere/at/all.onnx"], "/nowhere/at/all.onnx"),
         (Bad.untouched, ["-o", "/"], "folder"),
         (Bad.untouched, ["--verify", "missing.npz"], "missing.npz"),

@@ -22,15 +22,13 @@ from qatc.lowering.encodings import encodings, widths
 from qatc.lowering.finish import LEAST_WRITTEN, finished
 from qatc.lowering.float16 import to_float16
 from qatc.lowering.lower_modules import lowering_pipeline
-from qatc.lowering.options import LoweringOptions
+from qatc.lowering.options import DEFAULT, LoweringOptions
 from qatc.masks import masks
 from qatc.pipeline import DumpFolder
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
 from qatc.targets import Target, target_of
 from qatc.targets.lint import Finding, lint
-
-DEFAULT = LoweringOptions()
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def lowered_proto(
     dumps = None if dump_dir is None else DumpFolder(Path(dump_dir))
     if dumps is not None:
         dumps.start(gm)
-    lowering_pipeline(written).run(gm, () if dumps is None else (dumps,))
+    lowering_pipeline(written, options).run(gm, () if dumps is None else (dumps,))
     model_ir = emitted(gm, max(opset, LEAST_WRITTEN))
     if options.float_dtype == "fp16":
         to_float16(model_ir, keep_ends=options.io_dtype == "fp32")

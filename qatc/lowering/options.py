@@ -91,3 +91,6 @@ def _check_taken(target: Target, what: str, option: str, wanted: str, taken: tup
         raise LoweringError(
             f"{target.name} does not take {what} as {wanted}", remedy=f"{option}: it takes {', '.join(taken)}"
         )
+
+
+DEFAULT = LoweringOptions()

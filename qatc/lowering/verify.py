@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from torch import fx
 from qatc import ir
 from qatc.lowering import float16
 from qatc.lowering.flatten_inputs import input_name, input_types
-from qatc.lowering.lower_modules import FLAT_SIGNATURE
+from qatc.lowering.lower_modules import flat_signature
 from qatc.lowering.lowered import Lowered
+from qatc.lowering.options import DEFAULT, LoweringOptions
 from qatc.lowering.verify_data import Array, batches, checked_data
 from qatc.lowering.widened import widened
 from qatc.modules.kinds import op_kind
@@ -144,9 +145,10 @@ def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *,
     `level` is ONNX Runtime's optimization, "extended" or "disabled"; the target's own where not given.
     Raises `VerificationError` where names, shapes or types of the data do not fit the model.
     """
-    model = flat(model)
+    batch = lowered.options.batch
+    model = flat(model, replace(lowered.options, batch=None))
     types = input_types(model)
-    arrays = checked_data(types, data, known_inputs(model))
+    arrays = checked_data(types, data, known_inputs(model), batch)
     level = level or lowered.target.verify.level
     quantized = code_tensors(lowered.proto)
     proto = widened(lowered.proto, quantized)
@@ -155,7 +157,7 @@ def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *,
     outputs = [o.name for o in lowered.proto.graph.output]
     found = {name: TensorCheck(name, 0, 0, 0, 0, 0) for name in quantized}
     error, jitter, power = 0.0, 0.0, 0.0
-    for feeds in batches(arrays, types):
+    for feeds in batches(arrays, types, batch):
         codes, simulated = simulate(model, list(feeds.values()))
         fed = {name + _SIMULATED: codes[quantizer] for name, quantizer in quantized.items()}
         near = dict(zip(quantized, local.run(list(quantized), _used(local, feeds | fed)), strict=True))
@@ -197,10 +199,10 @@ def functions_of_codes(model: fx.GraphModule) -> set[str]:
     return found
 
 
-def flat(model: PreparedModel) -> PreparedModel:
+def flat(model: PreparedModel, options: LoweringOptions = DEFAULT) -> PreparedModel:
     """Return a copy of the model that takes and gives tensors only, as the file does."""
     twin = copy.deepcopy(model).cpu()
-    Pipeline(FLAT_SIGNATURE).run(twin)
+    Pipeline(flat_signature(options)).run(twin)
     return twin
 
 

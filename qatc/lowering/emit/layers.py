@@ -21,7 +21,7 @@ from qatc.lowering.emit.builder import (
     typed,
 )
 from qatc.lowering.emit.narrow import set_narrow
-from qatc.lowering.emit.parts import sliced
+from qatc.lowering.emit.parts import END, sliced
 from qatc.lowering.emit.pools import batched
 from qatc.lowering.emit.resizes import padded
 from qatc.lowering.emit.shapes import transposed
@@ -193,9 +193,9 @@ def _sub_pixel(b: Builder, m: LoweredSubPixel, x: Value, output_size: Any = None
 def _joined(b: Builder, form: SubPixel, x: Value) -> Value:
     """Return phases [N, out * phases, ...] side by side, [N, out, ...]."""
     rank, strides = len(form.axes), [axis.stride for axis in form.axes]
-    batch, *sizes = shape_of(x)
-    channels, *places = (known(x, d) for d in range(1, len(sizes) + 1))
-    made = (batch, channels // form.phases, *(s * n for s, n in zip(strides, places, strict=True)))
+    batch, _, *places = shape_of(x)
+    sizes = [None if n is None else s * n for s, n in zip(strides, places, strict=True)]
+    made = (batch, known(x, 1) // form.phases, *sizes)
     if strides == [strides[0], strides[0]] and form.phases > 1:
         # One node, and twice as fast in ONNX Runtime.
         x = typed(b.op("DepthToSpace", x, blocksize=strides[0], mode="CRD"), TensorType(dtype_of(x), made))
@@ -204,7 +204,7 @@ def _joined(b: Builder, form: SubPixel, x: Value) -> Value:
         apart = b.reshape(x, (batch, made[1], *strides, *places))
         x = b.reshape(transposed(b, apart, (0, 1, *pairs)), made)
     crops = {d: axis.crop for d, axis in enumerate(form.axes, start=2) if any(axis.crop)}
-    return sliced(b, x, {d: (front, known(x, d) - back, 1) for d, (front, back) in crops.items()})
+    return sliced(b, x, {d: (front, -back or END, 1) for d, (front, back) in crops.items()})
 
 
 def _float_layer(b: Builder, m: FloatLayer, x: Value, output_size: Any = None) -> Value:
