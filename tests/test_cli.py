@@ -84,6 +84,32 @@ def test_arguments_that_are_none_end_with_usage(
     assert how[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("prepared", "target", "given"), [
+    ("onnxruntime", "tensorrt", "--verify"), ("tensorrt", "onnxruntime", "--calib"),
+])  # fmt: skip
+def test_quantizers_are_moved_where_asked(
+    prepared: str, target: str, given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "x.npz", x=data().numpy())
+    qatc.save(calibrated(prepared, "w8a8"), tmp_path / "model.pt")
+    how = ["--target", target, "--replace-placement", given, tmp_path / "x.npz"]
+    assert run(tmp_path / "model.pt", *how) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["tensor", "for", prepared, "for", target]
+    (compared,) = (line for line in lines if "both simulated" in line)
+    assert compared.startswith(f"outputs for {target} against those for {prepared}, both simulated: SQNR 4")
+    assert lines[-1] == "verified"
+
+
+def test_quantizers_stay_where_they_are_for_the_same_target(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(checkpoint, "--target", "onnxruntime", "--replace-placement", "-o", tmp_path / "a.onnx") == 0
+    assert "both simulated" not in capsys.readouterr().out
+    assert run(checkpoint, "-o", tmp_path / "b.onnx") == 0
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
 class Bad:
     """Ways to call the command wrongly: what to do to the checkpoint, further arguments, what the error must say."""
 
@@ -121,6 +147,10 @@ class Bad:
         path.unlink()
 
     @staticmethod
+    def for_tensorrt(path: Path) -> None:
+        qatc.save(calibrated("tensorrt", "w8a8"), path)
+
+    @staticmethod
     def untouched(path: Path) -> None:
         pass
 
@@ -137,6 +167,10 @@ class Bad:
         (Bad.infinite_range, [], "x_q"),
         (Bad.untouched, ["--target", "tensorrrt"], "'tensorrt'"),
         (Bad.untouched, ["--target", "tensorrt"], "prepared and trained for onnxruntime"),
+        (Bad.untouched, ["--target", "tensorrt"], "conv output         u8               none"),
+        (Bad.untouched, ["--target", "tensorrt", "--replace-placement"], "--verify data.npz, or --calib data.npz"),
+        (Bad.for_tensorrt, ["--target", "onnxruntime", "--replace-placement", "--verify", "X"], "none: conv_q, body_q"),
+        (Bad.untouched, ["--calib", "missing.npz"], "missing.npz"),
         (Bad.untouched, ["--opset", "7"], "opset 7"),
         (Bad.untouched, ["--batch", "0"], "batch 0"),
         (Bad.untouched, ["--dynamic", "y:2"], "no input is named 'y'"),
@@ -152,6 +186,8 @@ def test_bad_input_is_one_clear_error(
 ) -> None:
     assert callable(spoil)
     spoil(checkpoint)
+    np.savez(tmp_path / "x.npz", x=data().numpy())
+    arguments = [str(tmp_path / "x.npz") if argument == "X" else argument for argument in arguments]
     before = sorted(p.name for p in tmp_path.iterdir())
     assert run(checkpoint, *arguments) == 2
     error = capsys.readouterr().err

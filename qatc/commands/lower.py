@@ -10,6 +10,7 @@ import numpy as np
 import qatc
 from qatc.commands.command import Command
 from qatc.commands.lowering_options import add_options, options_from
+from qatc.commands.placement import add_placement, is_for_another, replaced
 from qatc.errors import QatcError, VerificationError
 from qatc.lowering import Lowered, lowered_proto, verify
 from qatc.lowering.lowered import write_all
@@ -23,6 +24,7 @@ example:
   qatc-lower model.pt --target qnn -o model.onnx --encodings model.encodings.json
   qatc-lower --list-targets tidl
   qatc-lower model.pt --weights float --batch 8 --dynamic x:2,3
+  qatc-lower model.pt --target tensorrt --replace-placement --calib calib.npz
 
 exit codes: 0 written (and verified); 1 the file does not compute what was simulated; 2 bad input, nothing written
 """
@@ -30,7 +32,9 @@ exit codes: 0 written (and verified); 1 the file does not compute what was simul
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="the checkpoint that qatc.save wrote")
-    parser.add_argument("--target", metavar="NAME", help=f"the target it was prepared for: {', '.join(TARGETS)}")
+    parser.add_argument(
+        "--target", metavar="NAME", help=f"the target (default: that it was prepared for): {', '.join(TARGETS)}"
+    )
     parser.add_argument(
         "--list-targets", action=_ListTargets, nargs="?", metavar="NAME",
         help="print the targets, or what the one named does with each operator, and exit",
@@ -50,6 +54,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-pickle", action="store_true", help="load a pickled model, which can run any code that is in it"
     )
+    add_placement(parser)
     add_options(parser)
 
 
@@ -70,13 +75,19 @@ def _run(args: argparse.Namespace) -> int:
     options = options_from(args)
     model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
     output: Path = args.output or args.model.with_suffix(".onnx")
-    data = None if args.verify is None else read_data(args.verify)
+    data, calib = (None if path is None else read_data(path) for path in (args.verify, args.calib))
     for path in filter(None, (output, args.encodings)):
         _check_writable(path)
+    moved = ""
+    if args.replace_placement and is_for_another(model, args.target):
+        model, moved = replaced(model, args.target, calib, data, options)
+        data = calib if data is None else data
     lowered = lowered_proto(model, args.target, options, opset=args.opset, dump_dir=args.dump_dir)
     check = None if data is None else verify(model, lowered, data)
     files = lowered.files(output, args.encodings)
     write_all(files)
+    if moved:
+        print(moved)
     _print_written(lowered, output)
     for path in [path for path in files if path != output]:
         print(f"wrote {path}")

@@ -16,13 +16,15 @@ from torch import fx, nn
 
 import qatc
 from qatc.config import QConfig
-from qatc.errors import CalibrationError, LoweringError
+from qatc.errors import CalibrationError, LoweringError, QatcError
 from qatc.lowering.emit import emitted
 from qatc.lowering.encodings import encodings, widths
 from qatc.lowering.finish import LEAST_WRITTEN, finished
 from qatc.lowering.float16 import to_float16
 from qatc.lowering.lower_modules import lowering_pipeline
 from qatc.lowering.options import DEFAULT, LoweringOptions
+from qatc.lowering.placement_changes import placement_changes, table
+from qatc.lowering.replace_placement import placed_for
 from qatc.masks import masks
 from qatc.pipeline import DumpFolder
 from qatc.prepared import PreparedModel
@@ -102,7 +104,7 @@ def lowered_proto(
     """Do what `lower` does, without a file."""
     if not isinstance(model, PreparedModel) or model.prepared_for is None:
         raise LoweringError("this is not a prepared model", remedy="qatc.prepare it, calibrate or train it, then lower")
-    chosen = _checked_target(model.prepared_for.target, target)
+    chosen = _checked_target(model, model.prepared_for.target, target)
     written = options.narrowed(chosen)
     opset = _checked_opset(chosen, opset, _least_opset(model, options, chosen))
     _check_state(model)
@@ -133,14 +135,25 @@ def lowered_proto(
     return Lowered(proto, chosen, findings, widths(model), options)
 
 
-def _checked_target(prepared: Target, wanted: str | Target | None) -> Target:
+def _checked_target(model: PreparedModel, prepared: Target, wanted: str | Target | None) -> Target:
     chosen = prepared if wanted in (None, prepared.name) else target_of(wanted or prepared)
     if chosen != prepared:
+        rows = _moves(model, prepared, chosen)
         raise LoweringError(
-            f"the model was prepared and trained for {prepared.name}; {chosen.name} wants quantizers at other places",
-            remedy=f"prepare and train with target={chosen.name!r}, or lower for {prepared.name!r}",
+            f"the model was prepared and trained for {prepared.name}; for {chosen.name} quantizers would move:\n{rows}",
+            remedy=f"prepare and train with target={chosen.name!r}, lower for {prepared.name!r}, or let them be moved: "
+            "qatc.replace_placement, on the command line --replace-placement",
         )
     return chosen
+
+
+def _moves(model: PreparedModel, prepared: Target, chosen: Target) -> str:
+    """Return, as a table, what another target would move."""
+    try:
+        changes = placement_changes(model, placed_for(model, chosen).model)
+    except QatcError as error:
+        return f"they cannot be listed: {error.what}"
+    return table(changes, prepared.name, chosen.name) if changes else "nothing would move"
 
 
 def _least_opset(model: nn.Module, options: LoweringOptions, target: Target) -> int:

@@ -180,7 +180,7 @@ def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *,
     named = tuple(
         TensorCheck(quantized[n], *_numbers(t), quantized[n] in by_value, bits[quantized[n]]) for n, t in found.items()
     )
-    return Verification(named, _decibel(power, error), _decibel(power, jitter), limit, rule.step, exact)
+    return Verification(named, decibel(power, error), decibel(power, jitter), limit, rule.step, exact)
 
 
 def functions_of_codes(model: fx.GraphModule) -> set[str]:
@@ -316,5 +316,6 @@ def _jittered(x: Array) -> Array:
     return (x * (1 + 1e-6 * signs)).astype(x.dtype)
 
 
-def _decibel(power: float, error: float) -> float:
+def decibel(power: float, error: float) -> float:
+    """Return the ratio of a signal's power to an error's in dB."""
     return math.inf if error == 0 else 10 * math.log10(max(power, 1e-30) / error)
