@@ -3,8 +3,8 @@
 In a strongly typed TensorRT network a scale's type is that of what Q reads and of what DQ gives (NvInfer.h,
 IQuantizeLayer and IDequantizeLayer). Where ONNX has float32 alone, a value stays so, between casts.
 
-onnxruntime.transformers.float16 is not used: it clips constants beyond 65504 without an error, and rounds weights apart
-from their scales, so that Q makes other codes of them.
+onnxruntime.transformers.float16 (1.31) is not used: it makes 65504 of constants beyond that, rounds weights apart from
+their scales, and puts casts of inputs behind what reads them, which onnx's checker refuses.
 """
 
 from collections.abc import Collection, Sequence

@@ -104,7 +104,7 @@ def test_ranges_are_carried_over_by_their_values(quantizer: str) -> None:
     with torch.no_grad():  # as if it had been trained: other than what calibration finds
         for name, parameter in old.named_parameters():
             if name.endswith("log_scale"):
-                parameter += 0.05
+                parameter.add_(0.05)
     new = qatc.replace_placement(old, "tensorrt", [data()], progress=False)
     was, now = ends(old), ends(new)
     for tensor in ("pre", "depthwise", "interpolate", "mean"):  # behind ReLUs, whose codes were unsigned
