@@ -31,7 +31,7 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
 
 def is_for_another(model: PreparedModel, target: str | None) -> bool:
     """Say whether the model was prepared for another target than is asked for."""
-    return model.prepared_for is not None and target is not None and target_of(target) != model.prepared_for.target
+    return model.prepared_for is not None and target not in (None, model.prepared_for.target.name)
 
 
 def replaced(
