@@ -32,12 +32,24 @@ def qat_pipeline(target: Target, config: QConfig) -> Pipeline:
         FuseConvBnAct(),
         FoldBnSelf(),  # a BatchNorm with no layer to fold into
         *_batch_norms(config.batch_norm),
+        *_placement(target, config),
+    )
+    return Pipeline(passes)
+
+
+def placement_pipeline(target: Target, config: QConfig) -> Pipeline:
+    """Return the passes that place quantizers, for a graph that `qat_pipeline` made and whose quantizers are gone."""
+    return Pipeline(_placement(target, config), holds=InsertQuantizers.requires)
+
+
+def _placement(target: Target, config: QConfig) -> tuple[Pass, ...]:
+    rounding = "up" if config.pow2 is True or (target.pow2 and not config.pow2) else config.pow2
+    return (
         InsertQuantizers(target, config),
         ShareScales(target),  # tensors that the target wants on one grid
+        *((ConstrainPow2Scales(rounding),) if rounding else ()),
+        LeaveClips(),  # a matter of speed alone
     )
-    rounding = "up" if config.pow2 is True or (target.pow2 and not config.pow2) else config.pow2
-    pow2 = (ConstrainPow2Scales(rounding),) if rounding else ()
-    return Pipeline((*passes, *pow2, LeaveClips()))  # a matter of speed alone
 
 
 def _batch_norms(mode: str) -> tuple[Pass, ...]:
@@ -54,5 +66,5 @@ def _batch_norms(mode: str) -> tuple[Pass, ...]:
 __all__ = [
     "ConstrainPow2Scales", "DecomposeComposites", "DedupModules", "FoldBatchNorms", "FoldBnSelf",
     "FunctionalToLayer", "FunctionalToModule", "Functionalize", "FuseConvBnAct", "InsertQuantizers", "LeaveClips",
-    "ShareScales", "TrainBatchNorms", "qat_pipeline",
+    "ShareScales", "TrainBatchNorms", "placement_pipeline", "qat_pipeline",
 ]  # fmt: skip

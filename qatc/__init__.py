@@ -7,7 +7,7 @@ from qatc.config import LayerConfig, QConfig, Rule
 from qatc.errors import QatcError, QatcWarning
 from qatc.float_state import float_state_dict
 from qatc.listing import targets
-from qatc.lowering import lower
+from qatc.lowering import LoweringOptions, lower, replace_placement
 from qatc.oscillation import Oscillation
 from qatc.param_groups import param_groups
 from qatc.pipeline import Pass, Pipeline
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "float_state_dict", "param_groups", "save",
-    "load", "lower", "quantize", "accumulators", "targets",
+    "load", "lower", "LoweringOptions", "quantize", "replace_placement", "accumulators", "targets",
     "equalize", "clip_weights", "correct_biases", "reestimate_bn", "Oscillation", "Schedule",
     "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel", "QatcError",
     "QatcWarning", "__version__",

@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def prepare(
         check_float(model, gm, pipeline, example_inputs, given, train=config.batch_norm not in WITHOUT_BATCH_STATISTICS)
     names = float_names(model, gm)
     gm.add_module(SCHEDULE, ScheduleState().train(gm.training))
-    _onto_the_models_device(gm)
+    onto_the_models_device(gm)
     remember(gm, PreparedFor(target, config, float_names=names))
     if inputs is not None:
         remember_inputs(gm, inputs)
@@ -115,7 +115,8 @@ def _chosen_target(given: str | Target | None, config: QConfig) -> Target:
     return target
 
 
-def _onto_the_models_device(gm: PreparedModel) -> None:
+def onto_the_models_device(gm: PreparedModel) -> None:
+    """Move quantizers and schedule to where the model's parameters are."""
     device = next((p.device for p in gm.parameters()), torch.device("cpu"))
     for module in gm.modules():
         if isinstance(module, Quantizer | ScheduleState):
@@ -136,17 +137,24 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, steps: int | None = N
         ConfigError: a batch that does not fit the model's arguments.
 
     """
-    found = dict(quantizers(model))
+    found = [quantizer for _, quantizer in quantizers(model)]
     if not found:
         raise CalibrationError("the model has no quantizers", remedy="call qatc.prepare(model) first")
-    if any(hasattr(p, "full_tensor") for quantizer in found.values() for p in quantizer.parameters()):
+    calibrate_some(model, found, batches, steps=steps, progress=progress)
+
+
+def calibrate_some(
+    model: nn.Module, found: Sequence[Quantizer], batches: Iterable[Any], *, steps: int | None = None, progress: bool
+) -> None:
+    """Do what `calibrate` does for some quantizers of the model; the others quantize meanwhile."""
+    if any(hasattr(p, "full_tensor") for quantizer in found for p in quantizer.parameters()):
         raise CalibrationError(
             "the quantizers' parameters are sharded over ranks", remedy="calibrate first, then call fully_shard"
         )
     called = unwrapped(model)
     count = 0
     bulk = recording_bulk(called) if isinstance(called, PreparedModel) else nullcontext()
-    with _recording(model, found.values()), bulk, torch.no_grad():
+    with _recording(model, found), bulk, torch.no_grad():
         for given in arguments_in(batches, model, steps, title="calibrate", progress=progress):
             model(*given.args, **given.kwargs)
             count += 1

@@ -26,7 +26,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class TensorType:
-    """Element type and shape; a dimension that follows the batch is None."""
+    """Element type and shape; a dimension that follows the batch, or is open in the file, is None."""
 
     dtype: torch.dtype
     shape: tuple[int | None, ...]
@@ -46,6 +46,17 @@ class BatchSize:
     def __str__(self) -> str:
         scaled = "batch" if self.factor == 1 else f"{self.factor}*batch"
         return f"{scaled} + {self.rest}" if self.rest > 0 else f"{scaled} - {-self.rest}" if self.rest else scaled
+
+
+@dataclass(frozen=True)
+class OpenSize:
+    """A size that is open beside the batch; an input's has a name. `example` is what it was in tracing."""
+
+    example: int
+    name: str = ""
+
+
+Dims = tuple[int | BatchSize | OpenSize, ...]
 
 
 @dataclass(frozen=True)
@@ -79,13 +90,13 @@ def set_tensor_type(node: fx.Node, kind: TensorType | None) -> None:
         node.meta[_TYPE] = kind
 
 
-def dims_of(node: fx.Node) -> tuple[int | BatchSize, ...] | None:
-    """Return the sizes of the node's tensor, with what is known of those that follow the batch."""
-    found: tuple[int | BatchSize, ...] | None = node.meta.get(_DIMS)
+def dims_of(node: fx.Node) -> Dims | None:
+    """Return the sizes of the node's tensor, with what is known of those that are no numbers."""
+    found: Dims | None = node.meta.get(_DIMS)
     return found
 
 
-def set_dims(node: fx.Node, dims: tuple[int | BatchSize, ...]) -> None:
+def set_dims(node: fx.Node, dims: Dims) -> None:
     """Record the sizes of the node's tensor."""
     node.meta[_DIMS] = dims
 

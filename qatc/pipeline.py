@@ -52,12 +52,16 @@ Observer = Callable[[PassEvent], None]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Passes in an order in which each finds what it requires; a `PassOrderError` if it is not one."""
+    """Passes in an order in which each finds what it requires; a `PassOrderError` if it is not one.
+
+    `holds` are invariants of the graphs that it is given, which passes of another pipeline ensured.
+    """
 
     passes: tuple[Pass, ...]
+    holds: tuple[Invariant, ...] = ()
 
     def __post_init__(self) -> None:
-        known: set[Invariant] = set()
+        known: set[Invariant] = set(self.holds)
         broken: dict[Invariant, str] = {}
         for position, step in enumerate(self.passes):
             for needed in step.requires:
@@ -80,7 +84,7 @@ class Pipeline:
         if until is not None and until not in names:
             raise PassOrderError(f"no pass is named {until!r}", remedy=f"the passes are: {', '.join(names)}")
         observers = tuple(observers)
-        known: set[Invariant] = set()
+        known: set[Invariant] = set(self.holds)
         for index, step in enumerate(self.passes, start=1):
             start = time.perf_counter()
             changed = step.run(gm)

@@ -60,6 +60,56 @@ def test_dumps(checkpoint: Path, tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "a.onnx").opset_import[0].version == 17
 
 
+def test_options_say_how_the_file_is_written(checkpoint: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=data(4).numpy()[..., :14])
+    out = tmp_path / "a.onnx"
+    how = ["--weights", "float", "--sub-byte", "qcdq", "--batch", 2, "--dynamic", "x:2", "--dynamic", "x:3"]
+    assert run(checkpoint, "-o", out, "--verify", tmp_path / "x.npz", *how) == 0
+    graph = onnx.load(out).graph
+    assert [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [2, 3, "x_2", "x_3"]
+    assert "body.weight" in {c.name for c in graph.initializer}
+    assert run(checkpoint, "-o", out, "--batch", "dynamic") == 0
+    assert onnx.load(out).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize("how", [
+    ["--batch", "some"], ["--dynamic", "x"], ["--dynamic", "x:a"], ["--weights", "int4"], ["--sub-byte", "wide"],
+])  # fmt: skip
+def test_arguments_that_are_none_end_with_usage(
+    how: list[str], checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(checkpoint, *how)
+    assert stopped.value.code == 2
+    assert how[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("prepared", "target", "given"), [
+    ("onnxruntime", "tensorrt", "--verify"), ("tensorrt", "onnxruntime", "--calib"),
+])  # fmt: skip
+def test_quantizers_are_moved_where_asked(
+    prepared: str, target: str, given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "x.npz", x=data().numpy())
+    qatc.save(calibrated(prepared, "w8a8"), tmp_path / "model.pt")
+    how = ["--target", target, "--replace-placement", given, tmp_path / "x.npz"]
+    assert run(tmp_path / "model.pt", *how) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["tensor", "for", prepared, "for", target]
+    (compared,) = (line for line in lines if "both simulated" in line)
+    assert compared.startswith(f"outputs for {target} against those for {prepared}, both simulated: SQNR 4")
+    assert lines[-1] == "verified"
+
+
+def test_quantizers_stay_where_they_are_for_the_same_target(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(checkpoint, "--target", "onnxruntime", "--replace-placement", "-o", tmp_path / "a.onnx") == 0
+    assert "both simulated" not in capsys.readouterr().out
+    assert run(checkpoint, "-o", tmp_path / "b.onnx") == 0
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
 class Bad:
     """Ways to call the command wrongly: what to do to the checkpoint, further arguments, what the error must say."""
 
@@ -97,6 +147,10 @@ class Bad:
         path.unlink()
 
     @staticmethod
+    def for_tensorrt(path: Path) -> None:
+        qatc.save(calibrated("tensorrt", "w8a8"), path)
+
+    @staticmethod
     def untouched(path: Path) -> None:
         pass
 
@@ -113,7 +167,15 @@ class Bad:
         (Bad.infinite_range, [], "x_q"),
         (Bad.untouched, ["--target", "tensorrrt"], "'tensorrt'"),
         (Bad.untouched, ["--target", "tensorrt"], "prepared and trained for onnxruntime"),
+        (Bad.untouched, ["--target", "tensorrt"], "conv output         u8               none"),
+        (Bad.untouched, ["--target", "tensorrt", "--replace-placement"], "--verify data.npz, or --calib data.npz"),
+        (Bad.for_tensorrt, ["--target", "onnxruntime", "--replace-placement", "--verify", "X"], "none: conv_q, body_q"),
+        (Bad.untouched, ["--target", "tensorrt", "--replace-placement", "--calib", "missing.npz"], "missing.npz"),
         (Bad.untouched, ["--opset", "7"], "opset 7"),
+        (Bad.untouched, ["--batch", "0"], "batch 0"),
+        (Bad.untouched, ["--dynamic", "y:2"], "no input is named 'y'"),
+        (Bad.untouched, ["--float-dtype", "fp16"], "onnxruntime does not take floats as fp16"),
+        (Bad.untouched, ["--io-dtype", "fp16"], "io_dtype"),
         (Bad.untouched, ["-o", "/nowhere/at/all.onnx"], "/nowhere/at/all.onnx"),
         (Bad.untouched, ["-o", "/"], "folder"),
         (Bad.untouched, ["--verify", "missing.npz"], "missing.npz"),
@@ -124,6 +186,8 @@ def test_bad_input_is_one_clear_error(
 ) -> None:
     assert callable(spoil)
     spoil(checkpoint)
+    np.savez(tmp_path / "x.npz", x=data().numpy())
+    arguments = [str(tmp_path / "x.npz") if argument == "X" else argument for argument in arguments]
     before = sorted(p.name for p in tmp_path.iterdir())
     assert run(checkpoint, *arguments) == 2
     error = capsys.readouterr().err

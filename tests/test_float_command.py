@@ -166,7 +166,7 @@ def test_weights_come_from_a_file_of_tensors(form: str, here: Path) -> None:
             torch.save({"state_dict": state, "epoch": 3}, form)
         case _:
             safetensors.torch.save_file(state, form)
-    assert run("--model", "mine:net", "--weights", form, "--calib", "x.npz", "--save", "m.pt", "--no-verify") == 0
+    assert run("--model", "mine:net", "--state-dict", form, "--calib", "x.npz", "--save", "m.pt", "--no-verify") == 0
     assert torch.equal(qatc.load("m.pt").state_dict()["head.weight"], state["head.weight"])
 
 
@@ -192,15 +192,15 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "bits": (["model.pt2", "--calib", "two.npz", "--bits", "9"], "--bits 9"),
     "many bits": (["model.pt2", "--calib", "two.npz", "--bits", "4,4,4"], "--bits 4,4,4"),
     "batch size": (["model.pt2", "--calib", "two.npz", "--batch-size", "0"], "--batch-size 0"),
-    "weights of a file": (["model.pt2", "--calib", "two.npz", "--weights", "w.pt"], "--weights"),
-    "other weights": (["--model", "mine:net", "--calib", "x.npz", "--weights", "w.pt"], "Missing key(.|\n)*w.pt"),
-    "pickled weights": (["--model", "mine:net", "--calib", "x.npz", "--weights", "pickled.pt"], "tensors alone"),
-    "no weights": (["--model", "mine:net", "--calib", "x.npz", "--weights", "none.pt"], "no such file"),
+    "weights of a file": (["model.pt2", "--calib", "two.npz", "--state-dict", "w.pt"], "--state-dict"),
+    "other weights": (["--model", "mine:net", "--calib", "x.npz", "--state-dict", "w.pt"], "Missing key(.|\n)*w.pt"),
+    "pickled weights": (["--model", "mine:net", "--calib", "x.npz", "--state-dict", "pickled.pt"], "tensors alone"),
+    "no weights": (["--model", "mine:net", "--calib", "x.npz", "--state-dict", "none.pt"], "no such file"),
     "an unknown target": (["model.pt2", "--calib", "two.npz", "--target", "tensorrrt"], "'tensorrt'"),
     "an unknown config": (["model.pt2", "--calib", "two.npz", "--config", "w8a9"], "w8a8"),
     "an output that is none": (["model.pt2", "--calib", "two.npz", "-o", "/dev/null"], "/dev/null"),
     "a checkpoint's folder": (["model.pt2", "--calib", "two.npz", "--save", "none/m.pt"], "none/m.pt"),
-    "a checkpoint": (["m.pt", "--calib", "two.npz", "--bits", "8"], "--calib, --bits: for float models"),
+    "a checkpoint": (["m.pt", "--calib", "two.npz", "--bits", "8"], "--bits, --calib: for float models"),
 }
 
 

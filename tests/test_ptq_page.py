@@ -46,5 +46,5 @@ def test_its_options_are_those_of_the_command() -> None:
     options = {name for action in parser._actions for name in action.option_strings}
     named = set(re.findall(r"`(--[\w-]+)", PAGE))
     assert named <= options
-    own = {"--model", "--weights", "--batch-size", "--config", "--bits", "--refine", "--save", "--no-verify"}
+    own = {"--model", "--state-dict", "--batch-size", "--config", "--bits", "--refine", "--save", "--no-verify"}
     assert own <= named | {"--calib"}

@@ -70,7 +70,7 @@ def with_weights(model: nn.Module, path: Path) -> nn.Module:
 
 def _state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise CheckpointError("there is no such file", where=str(path), remedy="check the path of --weights")
+        raise CheckpointError("there is no such file", where=str(path), remedy="check the path of --state-dict")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file  # noqa: PLC0415  (only who has such files needs it)

@@ -26,7 +26,7 @@ from qatc.tracing.frames import place_of
 
 # So many samples verify the file and compare it with the float model where no others are named.
 SAMPLES = 64
-_ONLY_FLOAT = ("factory", "weights", "calib", "batch_size", "config", "bits", "refine", "save", "no_verify")
+_ONLY_FLOAT = ("factory", "state_dict", "batch_size", "config", "bits", "refine", "save", "no_verify")
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to call for the model: your own code, which runs; found from the current folder too",
     )  # fmt: skip
     group.add_argument(
-        "--weights", type=Path, metavar="FILE", help="its state_dict, of torch.save (tensors alone) or .safetensors"
-    )
-    group.add_argument(
-        "--calib",
-        type=Path,
-        metavar="NPZ",
-        help="data of the real kind for the ranges, an array per input of the model",
+        "--state-dict", type=Path, metavar="FILE", help="its weights, of torch.save (tensors alone) or .safetensors"
     )
     group.add_argument("--batch-size", type=int, metavar="N", help="samples at once (default: 32, or the export's)")
     group.add_argument("--config", metavar="NAME|TOML", help="a preset, or a file (default: w8a8)")
@@ -82,14 +76,17 @@ def is_float(args: argparse.Namespace) -> bool:
         return False  # whoever reads it says so
     if args.factory is None and not is_exported(args.model):
         given = [f"--{'model' if n == 'factory' else n.replace('_', '-')}" for n in _ONLY_FLOAT if getattr(args, n)]
+        given += ["--calib"] if args.calib is not None and not args.replace_placement else []
         if given:
             raise ConfigError(
                 f"{', '.join(given)}: for float models, and {args.model} is none",
                 remedy="name a .pt2 file, or give --model; a checkpoint has its ranges and configuration already",
             )
         return False
-    if args.weights is not None and args.factory is None:
-        raise ConfigError("--weights: a .pt2 file has its weights", remedy="give --model to load others into a model")
+    if args.state_dict is not None and args.factory is None:
+        raise ConfigError(
+            "--state-dict: a .pt2 file has its weights", remedy="give --model to load others into a model"
+        )
     if args.calib is None:
         raise ConfigError("a float model needs data for its ranges", remedy="give --calib data.npz")
     return True
@@ -116,7 +113,7 @@ def _model(args: argparse.Namespace) -> nn.Module:
     if args.factory is None:
         return load_exported(args.model)
     model = made_by(args.factory)
-    return model if args.weights is None else with_weights(model, args.weights)
+    return model if args.state_dict is None else with_weights(model, args.state_dict)
 
 
 def _config(name: str | None, bits: str | None) -> QConfig:

@@ -10,6 +10,8 @@ import qatc
 from qatc.commands import float_model
 from qatc.commands.arrays import read_arrays
 from qatc.commands.command import Command
+from qatc.commands.lowering_options import add_options, options_from
+from qatc.commands.placement import add_placement, is_for_another, replaced
 from qatc.commands.summary import summary
 from qatc.errors import QatcError
 from qatc.lowering import Lowered, lowered_proto, verify
@@ -23,11 +25,13 @@ example:
   qatc-lower model.pt --target tensorrt -o model.onnx --verify calib.npz --dump-dir dumps/
   qatc-lower model.pt --target qnn -o model.onnx --encodings model.encodings.json
   qatc-lower --list-targets tidl
+  qatc-lower model.pt --weights float --batch 8 --dynamic x:2,3
+  qatc-lower model.pt --target tensorrt --replace-placement --calib calib.npz
   qatc-lower model.pt2 --calib calib.npz --target onnxruntime --refine correct_biases
-  qatc-lower --model package.module:factory --weights state.pt --calib calib.npz
+  qatc-lower --model package.module:factory --state-dict state.pt --calib calib.npz
 
-what is trusted: of checkpoints, .pt2, .npz and weights nothing, none of their code runs (but with --trust-pickle, which
-trusts the checkpoint); the module named by --model is run
+what is trusted: of checkpoints, .pt2, .npz and tensors of --state-dict nothing, none of their code runs (but with
+--trust-pickle, which trusts the checkpoint); the module named by --model is run
 
 exit codes: 0 written (and verified); 1 the file does not compute what was simulated; 2 bad input, nothing written
 """
@@ -37,7 +41,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=Path, nargs="?", help="the checkpoint that qatc.save wrote, or a float model of torch.export.save"
     )
-    parser.add_argument("--target", metavar="NAME", help=f"the target it was prepared for: {', '.join(TARGETS)}")
+    parser.add_argument(
+        "--target", metavar="NAME", help=f"the target (default: that it was prepared for): {', '.join(TARGETS)}"
+    )
     parser.add_argument(
         "--list-targets", action=_ListTargets, nargs="?", metavar="NAME",
         help="print the targets, or what the one named does with each operator, and exit",
@@ -58,7 +64,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trust-pickle", action="store_true", help="load a pickled model, which can run any code that is in it"
     )
     parser.add_argument("--report", action="store_true", help="print every op: quantized how, or float and why")
+    parser.add_argument(
+        "--calib", type=Path, metavar="NPZ",
+        help="data of the real kind for the ranges of a float model, or of tensors that --replace-placement quantizes",
+    )  # fmt: skip
     float_model.add_arguments(parser)
+    add_placement(parser)
+    add_options(parser)
 
 
 class _ListTargets(argparse.Action):
@@ -76,20 +88,28 @@ class _ListTargets(argparse.Action):
 
 def _run(args: argparse.Namespace) -> int:
     from_float = float_model.is_float(args)
+    options = options_from(args)
     output: Path = args.output or _beside(args)
     for path in filter(None, (output, args.encodings, args.save)):
         _check_writable(path)
     data: Mapping[str, Array] | None = None if args.verify is None else read_arrays(args.verify)
+    moved = ""
     if from_float:
         made = float_model.from_float(args)
         model = made.model
         data = made.samples if data is None and not args.no_verify else data
     else:
         model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
-    lowered = lowered_proto(model, args.target, opset=args.opset, dump_dir=args.dump_dir)
+        if args.replace_placement and is_for_another(model, args.target):
+            calib = None if args.calib is None else read_arrays(args.calib)
+            model, moved = replaced(model, args.target, calib, data, options)
+            data = calib if data is None else data
+    lowered = lowered_proto(model, args.target, options, opset=args.opset, dump_dir=args.dump_dir)
     check = None if data is None else verify(model, lowered, data)
     files = lowered.files(output, args.encodings)
     write_all(files)
+    if moved:
+        print(moved)
     _print_written(lowered, output)
     for path in [path for path in files if path != output]:
         print(f"wrote {path}")

@@ -25,6 +25,7 @@ from qatc.lowering.lowered_modules import (
     SumPool,
     representable,
 )
+from qatc.lowering.options import DEFAULT, LoweringOptions
 from qatc.lowering.record_types import RecordTypes
 from qatc.lowering.sub_pixel import SubPixel, sub_pixel
 from qatc.lowering.take_clips_back import TakeClipsBack
@@ -76,6 +77,8 @@ def _keeps(node: fx.Node, module: nn.Module) -> bool:
     match module:
         case ops.Pad():
             return not any(node.kwargs.get("pad", module.pad))  # type: ignore[arg-type]
+        case _ if None in kind.shape[1:]:
+            return False  # open sizes may be others in front
         case ops.Interpolate() | nn.Upsample():
             return module.scale_factor is None or node.kwargs.get("size") is not None
     return isinstance(module, nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d)
@@ -260,7 +263,8 @@ class LowerModules(Pass):
         readers = [ir.module_of(user, Quantizer) for user in node.users]
         if not all(reader is not None and reader.spec.bits <= 8 for reader in readers):
             return None  # quantizers put the phases side by side, of 8 bits
-        return sub_pixel(module, *(ir.tensor_type(n) for n in (node.args[0], node)))
+        given = node.kwargs.get("output_size") is not None
+        return sub_pixel(module, *(ir.tensor_type(n) for n in (node.args[0], node)), sizes_given=given)
 
     def _batch_norm(self, node: fx.Node, module: FusedBatchNorm) -> nn.Module:
         kind = ir.tensor_type(node)
@@ -305,12 +309,12 @@ def _set_phases(node: fx.Node, lowered: LoweredSubPixel) -> None:
     source, kind = (ir.tensor_type(n) for n in (ir.tensor_inputs(node)[0], node))
     assert source is not None
     assert kind is not None
-    places = lowered.form.places([size for size in source.shape[-len(lowered.form.axes) :] if size is not None])
-    sizes = (len(lowered.weight_codes), *places)
+    places = lowered.form.places(source.shape[-len(lowered.form.axes) :])
+    sizes = (lowered.channels, *places)
     ir.set_tensor_type(node, ir.TensorType(kind.dtype, (kind.shape[0], *sizes)))
     dims = ir.dims_of(node)
     if dims is not None:
-        ir.set_dims(node, (dims[0], *sizes))
+        ir.set_dims(node, (dims[0], *(ir.OpenSize(0) if size is None else size for size in sizes)))
 
 
 # Arguments of a layer that its form in the file holds itself.
@@ -330,14 +334,15 @@ def _grid(node: fx.Node) -> Quantizer | None:
     return found if isinstance(found, Quantizer) else None
 
 
-# One input and one output per tensor, as the file has them.
-FLAT_SIGNATURE = (FlattenInputs(), RecordTypes(), FlattenOutputs())
+def flat_signature(options: LoweringOptions = DEFAULT) -> tuple[Pass, ...]:
+    """Return the passes that give a graph one input and one output per tensor, as the file has them."""
+    return FlattenInputs(), RecordTypes(options.batch, options.dynamic), FlattenOutputs()
 
 
-def lowering_pipeline(target: Target) -> Pipeline:
+def lowering_pipeline(target: Target, options: LoweringOptions = DEFAULT) -> Pipeline:
     """Return the passes from a trained graph to one that can be written."""
     rewrites = (
         ConstantSizes(), FoldConstants(), DropInactive(), TakeClipsBack(), DropCoveredClips(target),
         LowerModules(target),
     )  # fmt: skip
-    return Pipeline((*FLAT_SIGNATURE, *rewrites))
+    return Pipeline((*flat_signature(options), *rewrites))

@@ -13,11 +13,15 @@ from torch import fx, nn
 
 import qatc
 from qatc.config import QConfig
-from qatc.errors import CalibrationError, LoweringError
+from qatc.errors import CalibrationError, LoweringError, QatcError
 from qatc.lowering.emit import emitted
 from qatc.lowering.encodings import encodings, widths
 from qatc.lowering.finish import LEAST_WRITTEN, finished
+from qatc.lowering.float16 import to_float16
 from qatc.lowering.lower_modules import lowering_pipeline
+from qatc.lowering.options import DEFAULT, LoweringOptions
+from qatc.lowering.placement_changes import placement_changes, table
+from qatc.lowering.replace_placement import placed_for
 from qatc.masks import masks
 from qatc.pipeline import DumpFolder
 from qatc.prepared import PreparedModel
@@ -36,6 +40,7 @@ class Lowered:
     findings: tuple[Finding, ...]
     widths: Mapping[str, int]
     """The bits of every quantized tensor, by the name in front of its nodes' operators."""
+    options: LoweringOptions = DEFAULT
 
     def files(self, path: Path, encodings_path: Path | None = None) -> dict[Path, bytes]:
         """Return what is to be written for a file at `path`: itself, the target's runtime options, encodings if asked.
@@ -56,6 +61,7 @@ def lower(
     model: nn.Module,
     path: str | Path,
     target: str | Target | None = None,
+    options: LoweringOptions = DEFAULT,
     *,
     opset: int | None = None,
     dump_dir: str | Path | None = None,
@@ -69,16 +75,18 @@ def lower(
         model: what `qatc.prepare` returned, calibrated or trained; it is not changed.
         path: the file to write.
         target: the target it was prepared for (the default).
+        options: the form of weights and of few bits, the type of floats, open and fixed sizes.
         opset: the ONNX opset; the target's own default otherwise.
         dump_dir: a folder for the numbered text dumps of the lowering passes.
         encodings: a JSON file for every tensor's scale and offset, in AIMET's format 1.0.0.
 
     Raises:
-        LoweringError: not a prepared model, another target, an opset it does not have, or a rule of its linter broken.
+        LoweringError: not a prepared model, another target, an opset or an option it does not have, or a rule of its
+            linter broken.
         CalibrationError: a range is missing or not finite.
 
     """
-    lowered = lowered_proto(model, target, opset=opset, dump_dir=dump_dir)
+    lowered = lowered_proto(model, target, options, opset=opset, dump_dir=dump_dir)
     write_all(lowered.files(Path(path), None if encodings is None else Path(encodings)))
     return lowered
 
@@ -86,6 +94,7 @@ def lower(
 def lowered_proto(
     model: nn.Module,
     target: str | Target | None = None,
+    options: LoweringOptions = DEFAULT,
     *,
     opset: int | None = None,
     dump_dir: str | Path | None = None,
@@ -93,21 +102,25 @@ def lowered_proto(
     """Do what `lower` does, without a file."""
     if not isinstance(model, PreparedModel) or model.prepared_for is None:
         raise LoweringError("this is not a prepared model", remedy="qatc.prepare it, calibrate or train it, then lower")
-    chosen = _checked_target(model.prepared_for.target, target)
-    opset = _checked_opset(chosen, opset, _least_opset(model))
+    chosen = _checked_target(model, model.prepared_for.target, target)
+    written = options.narrowed(chosen)
+    opset = _checked_opset(chosen, opset, _least_opset(model, options, chosen))
     _check_state(model)
     gm = copy.deepcopy(model).eval().cpu()
     dumps = None if dump_dir is None else DumpFolder(Path(dump_dir))
     if dumps is not None:
         dumps.start(gm)
-    lowering_pipeline(chosen).run(gm, () if dumps is None else (dumps,))
+    lowering_pipeline(written, options).run(gm, () if dumps is None else (dumps,))
+    model_ir = emitted(gm, max(opset, LEAST_WRITTEN))
+    if options.float_dtype == "fp16":
+        to_float16(model_ir, keep_ends=options.io_dtype == "fp32")
     metadata = {
         "qatc.version": qatc.__version__,
         "qatc.target": chosen.name,
         "qatc.opset": str(opset),
         "qatc.config": _config_text(model.prepared_for.config),
     }
-    proto = finished(emitted(gm, max(opset, LEAST_WRITTEN)), opset, metadata)
+    proto = finished(model_ir, opset, metadata)
     findings = lint(proto, chosen.lint)
     errors = [str(f) for f in findings if f.severity == "error"]
     if errors:
@@ -117,23 +130,34 @@ def lowered_proto(
         )
     if dumps is not None:
         (dumps.folder / "99-onnx.txt").write_text(onnx.printer.to_text(_without_weights(proto)), encoding="utf-8")
-    return Lowered(proto, chosen, findings, widths(model))
+    return Lowered(proto, chosen, findings, widths(model), options)
 
 
-def _checked_target(prepared: Target, wanted: str | Target | None) -> Target:
+def _checked_target(model: PreparedModel, prepared: Target, wanted: str | Target | None) -> Target:
     chosen = prepared if wanted in (None, prepared.name) else target_of(wanted or prepared)
     if chosen != prepared:
+        rows = _moves(model, prepared, chosen)
         raise LoweringError(
-            f"the model was prepared and trained for {prepared.name}; {chosen.name} wants quantizers at other places",
-            remedy=f"prepare and train with target={chosen.name!r}, or lower for {prepared.name!r}",
+            f"the model was prepared and trained for {prepared.name}; for {chosen.name} quantizers would move:\n{rows}",
+            remedy=f"prepare and train with target={chosen.name!r}, lower for {prepared.name!r}, or let them be moved: "
+            "qatc.replace_placement, on the command line --replace-placement",
         )
     return chosen
 
 
-def _least_opset(model: nn.Module) -> int:
-    """Return the first opset that has the model's codes: of more than 8 bits since 21."""
-    widest = max((m.spec.bits for m in model.modules() if isinstance(m, Quantizer)), default=8)
-    return 21 if widest > 8 else 0
+def _moves(model: PreparedModel, prepared: Target, chosen: Target) -> str:
+    """Return, as a table, what another target would move."""
+    try:
+        changes = placement_changes(model, placed_for(model, chosen).model)
+    except QatcError as error:
+        return f"they cannot be listed: {error.what}"
+    return table(changes, prepared.name, chosen.name) if changes else "nothing would move"
+
+
+def _least_opset(model: nn.Module, options: LoweringOptions, target: Target) -> int:
+    """Return the first opset that has the model's codes, of more than 8 bits since 21, and what options ask for."""
+    bits = [m.spec.bits for m in model.modules() if isinstance(m, Quantizer)]
+    return max(21 if max(bits, default=8) > 8 else 0, options.least_opset(min(bits, default=8), target))
 
 
 def _checked_opset(target: Target, opset: int | None, needed: int) -> int:

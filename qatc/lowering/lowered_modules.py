@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qatc.grid import dequantize
+from qatc.grid import Grid, dequantize
 from qatc.lowering.sub_pixel import SubPixel
 from qatc.lowering.weights import Weights
 from qatc.modules.fused import Folded, Fused
@@ -44,7 +44,9 @@ class LoweredQuantizer(nn.Module):
         scale, zero_point = quantizer.checked_grid(torch.empty(0))
         self.register_buffer("scale", scale.float().clone())
         self.register_buffer("zero_point", zero_point.to(spec.dtype))
-        partial = spec.bits < spec.storage_bits
+        self.bits = spec.bits
+        self.native = spec.bits <= 4 and "activations" in target.file.native and arrange is None
+        partial = spec.bits < (4 if self.native else spec.storage_bits)
         # ONNX Runtime's Clip takes 8 bits, not 16.
         self.clip_codes = (partial or limits is not None) and target.file.low_bits == "clip_codes" and spec.bits <= 8
         self.limits: tuple[float, float] | None = None
@@ -78,9 +80,16 @@ def representable(quantizer: Quantizer) -> tuple[float, float]:
 
 
 class LoweredLayer(nn.Module):
-    """A layer with quantized weight: DequantizeLinear of its codes, of its bias where the target wants that, the op."""
+    """A layer with quantized weight: DequantizeLinear of its codes, of its bias where the target wants that, the op.
 
+    Its weight is codes, or values on their grid (`float_weight`), which QuantizeLinear makes codes of; `native` ones
+    are of one of ONNX's 4-bit types, and `clipped` ones say with a Clip how many bits they have.
+    """
+
+    weight: Tensor
     weight_codes: Tensor
+    weight_low: Tensor
+    weight_high: Tensor
     weight_scale: Tensor
     weight_zero_point: Tensor
     bias_codes: Tensor
@@ -91,12 +100,24 @@ class LoweredLayer(nn.Module):
     def __init__(self, layer: Fused, weights: Weights, target: Target) -> None:
         super().__init__()
         self.layer = [layer]  # in a list, since its float parameters are not part of the file
-        self.axis = weights.spec.axis or 0
+        spec, file = weights.spec, target.file
+        self.axis, self.channels = spec.axis or 0, len(weights.codes)
         self.activation = layer.activation
-        self.register_buffer("weight_codes", weights.codes.to(weights.spec.dtype))
-        self.register_buffer("weight_scale", weights.scale.float().clone())
-        self.register_buffer("weight_zero_point", torch.zeros(weights.scale.shape, dtype=weights.spec.dtype))
-        self.int32_bias = target.file.bias == "int32" and weights.bias_step is not None
+        self.bits = spec.bits
+        self.native = spec.bits <= 4 and "weights" in file.native
+        self.clipped = spec.bits < spec.storage_bits and "qcdq" in file.sub_byte
+        self.float_weight = file.weights == "float"
+        scale = weights.scale.float().clone()
+        if self.float_weight:
+            self.register_buffer("weight", dequantize(weights.codes, Grid(scale, torch.zeros_like(scale)), spec))
+        else:
+            self.register_buffer("weight_codes", weights.codes.to(spec.dtype))
+        if self.clipped:
+            self.register_buffer("weight_low", torch.tensor(spec.qmin, dtype=spec.dtype))
+            self.register_buffer("weight_high", torch.tensor(spec.qmax, dtype=spec.dtype))
+        self.register_buffer("weight_scale", scale)
+        self.register_buffer("weight_zero_point", torch.zeros(scale.shape, dtype=spec.dtype))
+        self.int32_bias = file.bias == "int32" and weights.bias_step is not None
         if weights.bias_step is not None and self.int32_bias:
             assert weights.bias is not None
             step = weights.bias_step.float().expand(weights.bias.shape).clone()

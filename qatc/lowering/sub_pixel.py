@@ -109,30 +109,33 @@ class SubPixel:
         """Return what each channel has, for each of its phases; what all have in common stays."""
         return values.repeat_interleave(self.phases) if values.dim() else values
 
-    def places(self, sizes: Sequence[int]) -> list[int]:
-        """Return how many positions the convolution gives of so many."""
+    def places(self, sizes: Sequence[int | None]) -> list[int | None]:
+        """Return how many positions the convolution gives of so many; None where that is open."""
         return [
-            size + sum(axis.padding) - axis.dilation * (len(axis.taps[0]) - 1)
+            None if size is None else size + sum(axis.padding) - axis.dilation * (len(axis.taps[0]) - 1)
             for size, axis in zip(sizes, self.axes, strict=True)
         ]
 
 
-def sub_pixel(layer: FusedConvTranspose, reads: TensorType | None, gives: TensorType | None) -> SubPixel:
+def sub_pixel(
+    layer: FusedConvTranspose, reads: TensorType | None, gives: TensorType | None, *, sizes_given: bool = False
+) -> SubPixel:
     """Return the form of a layer that reads and gives tensors of these types.
 
-    Raises `LoweringError` where a size is unknown or follows the batch.
+    Raises `LoweringError` where a size is unknown that the result is asked to have (`sizes_given`).
     """
     axes = []
     geometry: Any = layer
     rank = len(geometry.stride)
     before, after = (() if kind is None else kind.shape[-rank:] for kind in (reads, gives))
-    if not before or not after or None in before + after:
+    if not before or not after or (sizes_given and None in before + after):
         raise LoweringError(
             "a size of what a transposed convolution reads or gives is unknown, or follows the batch",
             remedy="give example_inputs to prepare, or exclude it by a rule of the configuration",
         )
-    described = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
-    for reading, giving, kernel, stride, padding, dilation in zip(before, after, *described, strict=True):
-        least = (reading - 1) * stride - 2 * padding + (kernel - 1) * dilation + 1
-        axes.append(axis_of(kernel, stride, padding, dilation, giving - least))
+    described = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, geometry.output_padding)
+    for reading, giving, kernel, stride, padding, dilation, more in zip(before, after, *described, strict=True):
+        if reading is not None and giving is not None:
+            more = giving - ((reading - 1) * stride - 2 * padding + (kernel - 1) * dilation + 1)
+        axes.append(axis_of(kernel, stride, padding, dilation, more))
     return SubPixel(tuple(axes), geometry.groups)

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,13 @@ import torch
 from torch import fx
 
 from qatc import ir
+from qatc.lowering import float16
 from qatc.lowering.flatten_inputs import input_name, input_types
-from qatc.lowering.lower_modules import FLAT_SIGNATURE
+from qatc.lowering.lower_modules import flat_signature
 from qatc.lowering.lowered import Lowered
+from qatc.lowering.options import DEFAULT, LoweringOptions
 from qatc.lowering.verify_data import Array, batches, checked_data
+from qatc.lowering.widened import widened
 from qatc.modules.kinds import op_kind
 from qatc.nested import tensors
 from qatc.pipeline import Pipeline
@@ -142,17 +145,19 @@ def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *,
     `level` is ONNX Runtime's optimization, "extended" or "disabled"; the target's own where not given.
     Raises `VerificationError` where names, shapes or types of the data do not fit the model.
     """
-    model = flat(model)
+    batch = lowered.options.batch
+    model = flat(model, replace(lowered.options, batch=None))
     types = input_types(model)
-    arrays = checked_data(types, data, known_inputs(model))
+    arrays = checked_data(types, data, known_inputs(model), batch)
     level = level or lowered.target.verify.level
     quantized = code_tensors(lowered.proto)
-    local = session(fed_with_codes(lowered.proto, quantized), level)
-    whole = session(with_outputs(lowered.proto, quantized), level)
+    proto = widened(lowered.proto, quantized)
+    local = session(fed_with_codes(proto, quantized), level)
+    whole = session(with_outputs(proto, quantized), level)
     outputs = [o.name for o in lowered.proto.graph.output]
     found = {name: TensorCheck(name, 0, 0, 0, 0, 0) for name in quantized}
     error, jitter, power = 0.0, 0.0, 0.0
-    for feeds in batches(arrays, types):
+    for feeds in batches(arrays, types, batch):
         codes, simulated = simulate(model, list(feeds.values()))
         fed = {name + _SIMULATED: codes[quantizer] for name, quantizer in quantized.items()}
         near = dict(zip(quantized, local.run(list(quantized), _used(local, feeds | fed)), strict=True))
@@ -167,13 +172,15 @@ def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *,
     bits = {ir.source_of(node).path: m.spec.bits for node, m in ir.module_calls(model) if isinstance(m, Quantizer)}
     pow2 = model.prepared_for is not None and model.prepared_for.pow2
     # Sums of products of wider codes are more than float32 holds.
-    exact = pow2 and all(m.spec.bits <= 8 for m in model.modules() if isinstance(m, Quantizer))
+    half = lowered.options.float_dtype == "fp16"
+    exact = pow2 and not half and all(m.spec.bits <= 8 for m in model.modules() if isinstance(m, Quantizer))
     rule = lowered.target.verify
+    limit = float16.DIFFERING if half else rule.differing
     by_value = functions_of_codes(model)
     named = tuple(
         TensorCheck(quantized[n], *_numbers(t), quantized[n] in by_value, bits[quantized[n]]) for n, t in found.items()
     )
-    return Verification(named, _decibel(power, error), _decibel(power, jitter), rule.differing, rule.step, exact)
+    return Verification(named, decibel(power, error), decibel(power, jitter), limit, rule.step, exact)
 
 
 def functions_of_codes(model: fx.GraphModule) -> set[str]:
@@ -192,10 +199,10 @@ def functions_of_codes(model: fx.GraphModule) -> set[str]:
     return found
 
 
-def flat(model: PreparedModel) -> PreparedModel:
+def flat(model: PreparedModel, options: LoweringOptions = DEFAULT) -> PreparedModel:
     """Return a copy of the model that takes and gives tensors only, as the file does."""
     twin = copy.deepcopy(model).cpu()
-    Pipeline(FLAT_SIGNATURE).run(twin)
+    Pipeline(flat_signature(options)).run(twin)
     return twin
 
 
@@ -239,6 +246,8 @@ def code_tensors(proto: onnx.ModelProto) -> dict[str, str]:
     constants = {c.name for c in proto.graph.initializer}
     found: dict[str, str] = {}
     for node in proto.graph.node:
+        if constants.issuperset(node.input):
+            constants.update(node.output)
         if node.op_type == "DequantizeLinear" and node.input[0] not in constants:
             found.setdefault(node.input[0], node.name.rpartition("/")[0])
     return found
@@ -258,8 +267,7 @@ def fed_with_codes(proto: onnx.ModelProto, tensors: Mapping[str, str]) -> onnx.M
     copy = with_outputs(proto, tensors)
     types = {v.name: v for v in proto.graph.value_info}
     for node in copy.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in tensors:
-            node.input[0] += _SIMULATED
+        node.input[:] = [name + _SIMULATED if name in tensors else name for name in node.input]
     for name in tensors:
         fed = onnx.ValueInfoProto()
         fed.CopyFrom(types[name])
@@ -277,8 +285,12 @@ def session(proto: onnx.ModelProto, level: str) -> onnxruntime.InferenceSession:
 
 
 def _used(of: onnxruntime.InferenceSession, feeds: dict[str, Array]) -> dict[str, Array]:
-    wanted = {i.name for i in of.get_inputs()}
-    return {name: array for name, array in feeds.items() if name in wanted}
+    wanted = {i.name: i.type for i in of.get_inputs()}
+    return {
+        name: array.astype(np.float16) if wanted[name] == "tensor(float16)" else array
+        for name, array in feeds.items()
+        if name in wanted
+    }
 
 
 def _counted(so_far: TensorCheck, ours: Array, near: Array, far: Array) -> TensorCheck:
@@ -304,5 +316,6 @@ def _jittered(x: Array) -> Array:
     return (x * (1 + 1e-6 * signs)).astype(x.dtype)
 
 
-def _decibel(power: float, error: float) -> float:
+def decibel(power: float, error: float) -> float:
+    """Return the ratio of a signal's power to an error's in dB."""
     return math.inf if error == 0 else 10 * math.log10(max(power, 1e-30) / error)

@@ -15,10 +15,12 @@ Feeds = dict[str, Array]
 _BATCH = 16
 
 
-def checked_data(types: Mapping[str, TensorType], data: Mapping[str, Array], ignored: Collection[str]) -> Feeds:
+def checked_data(
+    types: Mapping[str, TensorType], data: Mapping[str, Array], ignored: Collection[str], batch: int | None = None
+) -> Feeds:
     """Return the arrays in the order of the inputs; a `VerificationError` where they do not fit their types.
 
-    Arrays of the names in `ignored` may be there, too.
+    Arrays of the names in `ignored` may be there, too. Of a file whose batch is fixed they are whole batches.
     """
     expected = ", ".join(f"{name} {_text(kind)}" for name, kind in types.items())
     if len(types) == 1 and list(data) == ["arr_0"]:
@@ -42,6 +44,10 @@ def checked_data(types: Mapping[str, TensorType], data: Mapping[str, Array], ign
     samples = {len(array) for name, array in arrays.items() if _has_batch(types[name])}
     if len(samples) > 1 or 0 in samples:
         raise VerificationError("the arrays have no, or different numbers of samples", remedy=f"expected: {expected}")
+    if any(count % (batch or 1) for count in samples):
+        raise VerificationError(
+            f"the data has {samples.pop()} samples, the file's batch is {batch}", remedy="give whole batches"
+        )
     return arrays
 
 
@@ -57,9 +63,10 @@ def _has_batch(kind: TensorType) -> bool:
     return kind.shape[:1] == (None,)
 
 
-def batches(arrays: Feeds, types: Mapping[str, TensorType]) -> Iterator[Feeds]:
-    """Yield the samples in order, some at a time; an input without a batch is whole each time."""
+def batches(arrays: Feeds, types: Mapping[str, TensorType], batch: int | None = None) -> Iterator[Feeds]:
+    """Yield the samples in order, some at a time, or so many; an input without a batch is whole each time."""
+    step = batch or _BATCH
     samples = next((len(arrays[name]) for name, kind in types.items() if _has_batch(kind)), 1)
-    starts = range(0, samples, _BATCH)
+    starts = range(0, samples, step)
     for start in tqdm(starts, "verify", disable=None if len(starts) > 1 else True):
-        yield {n: array[start : start + _BATCH] if _has_batch(types[n]) else array for n, array in arrays.items()}
+        yield {n: array[start : start + step] if _has_batch(types[n]) else array for n, array in arrays.items()}

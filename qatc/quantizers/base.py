@@ -1,7 +1,7 @@
 """What every quantizer shares: when it records, when it moves, when it quantizes."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qatc.compiled import as_it_is_now
 from qatc.errors import CalibrationError
-from qatc.grid import Grid, codes, least_scale, per_channel
+from qatc.grid import Grid, codes, dequantize, least_scale, per_channel
 from qatc.quantizers.fake_quantize import fake_quantize, snap, straight_through_and
 from qatc.ranges import Range, RangeEstimator, range_estimator
 from qatc.ranks import Join, join
@@ -246,6 +246,18 @@ class Quantizer(nn.Module):
     def start(self, found: Range) -> None:
         """Take a range as the first one; each quantizer defines its own."""
         raise NotImplementedError
+
+    def covers(self) -> list[Range]:
+        """Return the range that the grid is for, of every call site where each has its own; else one for all."""
+        grid = self.checked_grid(torch.empty(0))
+        low = -self.spec.qmax if self.spec.signed and self.spec.symmetric else self.spec.qmin
+        ends = torch.tensor([float(low), float(self.spec.qmax)], device=grid.scale.device)
+        return [Range(*dequantize(ends, grid, self.spec))]
+
+    def cover(self, ranges: Sequence[Range]) -> None:
+        """Take ranges of another quantizer's tensors, what `covers` gave: the values are the same, codes may not be."""
+        self.start(union(list(ranges)))
+        self._ready = False
 
     def observe(self, x: Tensor, site: int) -> None:
         """Follow the data of one training batch; without a range, start from it."""

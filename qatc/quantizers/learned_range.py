@@ -1,12 +1,13 @@
 """Learned minimum and maximum: AIMET's range learning (its v1 `learned_grid_quantizer` and v2 affine quantizers)."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from qatc.grid import Grid, grid_from_range
-from qatc.quantizers.base import Quantizer
+from qatc.quantizers.base import Quantizer, union
 from qatc.quantizers.fake_quantize import fake_quantize_learned, straight_through
 from qatc.quantizers.ranged import margin
 from qatc.quantizers.weight import WeightQuantizer
@@ -68,6 +69,14 @@ class LearnedRange(_LearnedEnds):
     def start(self, found: Range) -> None:
         """Begin with the range."""
         self._set_ends(margin(found, self.spec))
+
+    def covers(self) -> list[Range]:
+        """Return the learned range."""
+        return [Range(*(end.detach() for end in self.ends()))]
+
+    def cover(self, ranges: Sequence[Range]) -> None:
+        """Take the ranges as they are: a margin is for recorded ones."""
+        self._set_ends(union(list(ranges)))
 
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid that covers the learned range."""

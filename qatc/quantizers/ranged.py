@@ -1,7 +1,7 @@
 """Quantizers whose grid covers a range that is estimated: one that follows the data, or one that stays."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qatc import native
 from qatc.errors import ConfigError, QatcWarning
 from qatc.grid import MIN_SCALE, Grid, grid_from_range
-from qatc.quantizers.base import Quantizer, recomputing
+from qatc.quantizers.base import Quantizer, recomputing, union
 from qatc.quantizers.fake_quantize import (
     fake_quantize,
     fake_quantize_covered,
@@ -70,6 +70,10 @@ class Fixed(Quantizer):
         self.low.copy_(found.low)
         self.high.copy_(found.high)
 
+    def covers(self) -> list[Range]:
+        """Return the range, without the margin that its grid has."""
+        return [Range(self.low, self.high)]
+
     def grid(self, x: Tensor, gain: Tensor | None, floor: Tensor | None) -> Grid:
         """Return the grid that covers the range."""
         return grid_from_range(*margin(Range(self.low, self.high), self.spec), self.spec, floor)
@@ -116,6 +120,16 @@ class Tracked(Quantizer):
     def observe(self, x: Tensor, site: int) -> None:
         """Follow the batch; one that overflowed changes nothing."""
         self.recorder(site).collect(x)
+
+    def covers(self) -> list[Range]:
+        """Return the range of every call site, without the margin that their grid has."""
+        return [self.recorder(site).range() for site in range(self.sites)]
+
+    def cover(self, ranges: Sequence[Range]) -> None:
+        """Let the estimators have seen tensors of these ranges; one range is that of every call site."""
+        for site, found in enumerate(ranges if len(ranges) == self.sites else [union(list(ranges))] * self.sites):
+            self.recorder(site).collect(torch.stack(found))
+        self._ready = False
 
     def observed(self) -> Iterable[tuple[Tensor, Join]]:
         """Return the estimators' state."""

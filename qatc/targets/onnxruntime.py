@@ -81,6 +81,10 @@ ONNXRUNTIME = Target(
         guarded=frozenset({"Conv", "ConvTranspose", "Gemm", "Softmax"}),
         # PadFusion makes zeros a MaxPool's padding, which it leaves out of the maximum: wrong where all is below zero.
         kept_apart={"Pad": frozenset({"MaxPool"})},
+        # Of 4-bit weights all ops are float; 4-bit activations do not load where propagation takes Q past a MaxPool
+        # (1.31: "Type 'tensor(int4)' of input parameter (q) of operator (MaxPool) is invalid").
+        sub_byte=("widen", "native", "qcdq"),
+        native=frozenset({"weights"}),
     ),
     verify=VerifyRule(level="extended", differing=1e-5),
     most_bits=16,  # no integer kernel takes more than 8: what has more is dequantized, and computed in float32

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+WeightForm = Literal["int8", "float"]
+SubByte = Literal["widen", "native", "qcdq"]
+FloatType = Literal["fp32", "fp16"]
+
 # What an op needs of a tensor's codes, beyond the target's `ActivationRule`: nothing; a zero point at 0 (a symmetric
 # grid: signed, unless the tensor is never negative and the target's codes are unsigned); that, and signed codes.
 GridNeed = Literal["any", "symmetric", "signed"]
@@ -80,6 +84,11 @@ class FileRule:
     `opset`: least, greatest, default. `guarded`: operators that the runtime would by itself run in integers where they
     stand between two grids, unless an op that it does not look through follows. `kept_apart`: operators that the
     runtime would merge with one of these behind them, though that gives other values.
+
+    `weights`: integer initializers with DequantizeLinear, or float ones with both. `sub_byte`: the forms of fewer than
+    8 bits that it takes, its default first: in 8-bit tensors, in ONNX's 4-bit and 2-bit types, or behind
+    QuantizeLinear and Clip, activations and weights. `native`: what it takes in those types; the rest is widened.
+    `floats`: the types that what is not quantized can have.
     """
 
     opset: tuple[int, int, int]
@@ -91,6 +100,10 @@ class FileRule:
     padding: Literal["codes", "values"] = "codes"
     guarded: frozenset[str] = frozenset()
     kept_apart: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    weights: WeightForm = "int8"
+    sub_byte: tuple[SubByte, ...] = ("widen",)
+    native: frozenset[str] = frozenset()
+    floats: tuple[FloatType, ...] = ("fp32",)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ def types_at_two_batches(
     return {node: (kind, second.get(node)) for node, kind in first.items()}
 
 
+def types_at(gm: fx.GraphModule, example_inputs: Any) -> dict[fx.Node, TensorType | None]:
+    """Return every tensor's type on the inputs. Raises `TraceError` if the graph does not run on them."""
+    return _types(gm, arguments_of(example_inputs, gm.forward).bound(gm.forward))
+
+
 def merged(first: TensorType, second: TensorType) -> TensorType:
     """Return the type of a tensor from those at two batches, where the rank is the same at both."""
     if len(first.shape) != len(second.shape):

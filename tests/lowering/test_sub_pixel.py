@@ -130,4 +130,4 @@ def test_a_size_that_follows_the_batch_is_refused() -> None:
     assert isinstance(layer, FusedConvTranspose)
     square = qatc.ir.TensorType(torch.float32, (None, 8, 4, 4))
     with pytest.raises(LoweringError, match="is unknown, or follows the batch"):
-        sub_pixel(layer, square, qatc.ir.TensorType(torch.float32, (None, 4, None, 8)))
+        sub_pixel(layer, square, qatc.ir.TensorType(torch.float32, (None, 4, None, 8)), sizes_given=True)

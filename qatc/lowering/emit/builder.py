@@ -10,7 +10,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype, to_torch_dtype
 from torch import Tensor, nn
 
-from qatc.ir import BatchSize, TensorType
+from qatc.ir import BatchSize, OpenSize, TensorType
 
 Value = onnx_ir.Value
 
@@ -174,14 +174,23 @@ def known(x: Value, dim: int) -> int:
     return size
 
 
-def typed(y: Value, like: Value | TensorType, dims: Sequence[int | BatchSize | None] | None = None) -> Value:
+def typed(y: Value, like: Value | TensorType, dims: Sequence[int | BatchSize | OpenSize | None] | None = None) -> Value:
     """Return y with the shape of another value, or with a type, and what is known of its sizes."""
     if isinstance(like, TensorType):
-        sizes = like.shape if dims is None else [str(size) if isinstance(size, BatchSize) else size for size in dims]
+        sizes = like.shape if dims is None else [_dim(size) for size in dims]
         y.dtype, y.shape = from_torch_dtype(like.dtype), onnx_ir.Shape(sizes)
     else:
         y.shape = like.shape
     return y
+
+
+def _dim(size: int | BatchSize | OpenSize | None) -> int | str | None:
+    match size:
+        case BatchSize():
+            return str(size)
+        case OpenSize():
+            return size.name or None
+    return size
 
 
 def scope_of(node: onnx_ir.Node) -> str:

@@ -29,7 +29,7 @@ def exported(part: fx.GraphModule, inputs: Sequence[fx.Node], wanted: Sequence[f
     `inputs` are the nodes that its inputs stand for, `wanted` those whose results it computes.
     """
     batch = torch.export.Dim("batch")
-    dims = [_dims(node) for node in inputs]
+    dims = [_dims(node, wanted[0]) for node in inputs]
     shapes = tuple(
         {d: _times(batch, size) for d, size in enumerate(sizes) if isinstance(size, ir.BatchSize)} or None
         for sizes in dims
@@ -52,10 +52,19 @@ def exported(part: fx.GraphModule, inputs: Sequence[fx.Node], wanted: Sequence[f
     return program.model
 
 
-def _dims(node: fx.Node) -> tuple[int | ir.BatchSize, ...]:
+def _dims(node: fx.Node, reader: fx.Node) -> tuple[int | ir.BatchSize, ...]:
     kind = ir.tensor_type(node)
     assert kind is not None
-    return ir.dims_of(node) or tuple(ir.BatchSize() if size is None else size for size in kind.shape)
+    found: list[int | ir.BatchSize] = []
+    for size in ir.dims_of(node) or [ir.BatchSize() if size is None else size for size in kind.shape]:
+        if isinstance(size, ir.OpenSize):
+            raise LoweringError(
+                f"%{reader.name} has no form for sizes that are open",
+                where=str(ir.source_of(reader)),
+                remedy="leave them out of dynamic (--dynamic), or rewrite the op",
+            )
+        found.append(size)
+    return tuple(found)
 
 
 def _times(batch: Any, size: ir.BatchSize) -> Any:

@@ -12,6 +12,7 @@ from qatc.calls import is_size
 from qatc.lowering.emit.builder import Builder, DeclinedError, Value, typed
 from qatc.lowering.emit.functions import FUNCTIONS
 from qatc.lowering.emit.naming import name_nodes, name_signature
+from qatc.lowering.emit.narrow import narrow
 from qatc.lowering.emit.padding import give_padding_to_convolutions
 from qatc.lowering.emit.pieces import export_pieces
 from qatc.lowering.emit.sizes import size_of
@@ -43,6 +44,7 @@ def emitted(gm: fx.GraphModule, opset: int) -> onnx_ir.Model:
     common.RemoveUnusedNodesPass()(model)
     name_signature(graph, list(inputs), list(named))
     name_nodes(graph)
+    narrow(graph, opset)
     return model
 
 

@@ -20,7 +20,8 @@ from qatc.lowering.emit.builder import (
     shape_of,
     typed,
 )
-from qatc.lowering.emit.parts import sliced
+from qatc.lowering.emit.narrow import set_narrow
+from qatc.lowering.emit.parts import END, sliced
 from qatc.lowering.emit.pools import batched
 from qatc.lowering.emit.resizes import padded
 from qatc.lowering.emit.shapes import transposed
@@ -137,15 +138,33 @@ LAYER_FUNCTIONS: Mapping[Any, Function] = {
 
 def _deployed(b: Builder, m: LoweredLayer) -> tuple[Value, Value | None]:
     """Return weight and bias from their codes."""
-    return _dequantized(b, m, "weight", m.axis), _dequantized(b, m, "bias", 0) if m.int32_bias else b.own(m, "bias")
+    return _weight(b, m), _dequantized(b, m, "bias", b.own(m, "bias_codes"), 0) if m.int32_bias else b.own(m, "bias")
 
 
 def _lowered_layer(b: Builder, m: LoweredLayer, x: Value, output_size: Any = None) -> Value:
     return _activated(b, m, _compute(b, m.layer[0], x, *_deployed(b, m), output_size))
 
 
-def _dequantized(b: Builder, m: LoweredLayer, name: str, axis: int) -> Value:
-    codes, scale, zero_point = (b.own(m, f"{name}_{part}") for part in ("codes", "scale", "zero_point"))
+def _weight(b: Builder, m: LoweredLayer) -> Value:
+    """Return the weight from its codes, themselves made from a float constant where the file is to have that."""
+    zero_point = b.own(m, "weight_zero_point")
+    given = b.own(m, "weight" if m.float_weight else "weight_codes")
+    assert given is not None
+    codes = given
+    if m.float_weight:
+        made = b.op(
+            "QuantizeLinear", given, b.own(m, "weight_scale"), zero_point, axis=m.axis, dtype=m.weight_zero_point.dtype
+        )
+        codes = typed(made, given)
+    if m.native:
+        set_narrow(m.bits, codes, zero_point)
+    if m.clipped:
+        codes = typed(b.op("Clip", codes, b.own(m, "weight_low"), b.own(m, "weight_high")), codes)
+    return _dequantized(b, m, "weight", codes, m.axis)
+
+
+def _dequantized(b: Builder, m: LoweredLayer, name: str, codes: Value | None, axis: int) -> Value:
+    scale, zero_point = (b.own(m, f"{name}_{part}") for part in ("scale", "zero_point"))
     assert codes is not None
     return typed(b.op("DequantizeLinear", codes, scale, zero_point, axis=axis, dtype=torch.float32), codes)
 
@@ -159,7 +178,7 @@ def _lowered_batch_norm(b: Builder, m: LoweredBatchNorm, x: Value) -> Value:
         x = typed(b.op("Unsqueeze", x, [-1]), TensorType(dtype_of(x), (*shape_of(x), 1)))
     places = len(shape_of(x)) - 2
     pads = [m.border] * (2 * places)
-    y = convolved(b, x, *_deployed(b, m), [1] * places, pads, [1] * places, len(m.weight_codes))
+    y = convolved(b, x, *_deployed(b, m), [1] * places, pads, [1] * places, m.channels)
     return _activated(b, m, b.op("Squeeze", y, [-1]) if m.rank == 2 else y)
 
 
@@ -174,9 +193,9 @@ def _sub_pixel(b: Builder, m: LoweredSubPixel, x: Value, output_size: Any = None
 def _joined(b: Builder, form: SubPixel, x: Value) -> Value:
     """Return phases [N, out * phases, ...] side by side, [N, out, ...]."""
     rank, strides = len(form.axes), [axis.stride for axis in form.axes]
-    batch, *sizes = shape_of(x)
-    channels, *places = (known(x, d) for d in range(1, len(sizes) + 1))
-    made = (batch, channels // form.phases, *(s * n for s, n in zip(strides, places, strict=True)))
+    batch, _, *places = shape_of(x)
+    sizes = [None if n is None else s * n for s, n in zip(strides, places, strict=True)]
+    made = (batch, known(x, 1) // form.phases, *sizes)
     if strides == [strides[0], strides[0]] and form.phases > 1:
         # One node, and twice as fast in ONNX Runtime.
         x = typed(b.op("DepthToSpace", x, blocksize=strides[0], mode="CRD"), TensorType(dtype_of(x), made))
@@ -185,7 +204,7 @@ def _joined(b: Builder, form: SubPixel, x: Value) -> Value:
         apart = b.reshape(x, (batch, made[1], *strides, *places))
         x = b.reshape(transposed(b, apart, (0, 1, *pairs)), made)
     crops = {d: axis.crop for d, axis in enumerate(form.axes, start=2) if any(axis.crop)}
-    return sliced(b, x, {d: (front, known(x, d) - back, 1) for d, (front, back) in crops.items()})
+    return sliced(b, x, {d: (front, -back or END, 1) for d, (front, back) in crops.items()})
 
 
 def _float_layer(b: Builder, m: FloatLayer, x: Value, output_size: Any = None) -> Value:
@@ -211,6 +230,8 @@ def _quantizer(b: Builder, m: LoweredQuantizer, x: Value, pad: Any = None) -> Va
     if m.limits is not None:
         x = typed(b.op("Clip", x, *m.limits), x)
     codes = typed(b.op("QuantizeLinear", x, scale, zero_point, dtype=m.zero_point.dtype), x)
+    if m.native:
+        set_narrow(m.bits, codes, zero_point)
     if m.clip_codes:
         codes = typed(b.op("Clip", codes, b.own(m, "low"), b.own(m, "high")), x)
     match m.arrange:

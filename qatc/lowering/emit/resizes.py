@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir
 from torch import nn
 
-from qatc.lowering.emit.builder import Builder, DeclinedError, Form, Value, known, shape_of, typed
+from qatc.lowering.emit.builder import Builder, DeclinedError, Form, Size, Value, known, shape_of, typed
 from qatc.lowering.emit.parts import END, sliced
 from qatc.lowering.emit.pools import adaptive, each
+from qatc.lowering.emit.shapes import listed
 from qatc.modules import ops
 
 _MODES = {"nearest": "nearest", "nearest-exact": "nearest", "linear": "linear", "bilinear": "linear",
@@ -22,12 +23,8 @@ def _interpolate(b: Builder, m: ops.Interpolate | nn.Upsample, x: Value, size: A
     if m.mode == "area":
         return adaptive(rank, "ReduceMean", "AveragePool")(b, _to_size(rank, after), x)
     antialias = getattr(m, "antialias", False)
-    if m.mode not in _MODES or None in before + after:
+    if m.mode not in _MODES:
         raise DeclinedError
-    sizes = [(have, made) for have, made in zip(before, after, strict=True) if have is not None and made is not None]
-    scales = _scales(m, size, sizes)
-    if before == after and set(scales) == {1.0}:
-        return x
     attributes: dict[str, Any] = {"mode": _MODES[m.mode], "coordinate_transformation_mode": _coordinates(m)}
     if attributes["mode"] == "nearest":
         attributes["nearest_mode"] = "round_prefer_ceil" if m.mode == "nearest-exact" else "floor"
@@ -35,6 +32,12 @@ def _interpolate(b: Builder, m: ops.Interpolate | nn.Upsample, x: Value, size: A
         attributes["cubic_coeff_a"] = -0.75
     if antialias:
         attributes |= {"antialias": 1, "exclude_outside": 1}
+    if None in before + after:
+        return _to_open_sizes(b, m, x, size, attributes)
+    sizes = [(have, made) for have, made in zip(before, after, strict=True) if have is not None and made is not None]
+    scales = _scales(m, size, sizes)
+    if before == after and set(scales) == {1.0}:
+        return x
     if rank == 1 and attributes["mode"] == "linear":  # runtimes interpolate planes
         plane = typed(b.op("Unsqueeze", x, [2]), b.gives, (*shape_of(x)[:2], 1, before[0]))
         return b.op("Squeeze", _resized(b, plane, [(1, 1), *sizes], [1.0, *scales], attributes), [2])
@@ -70,6 +73,21 @@ def _resized(
         return b.op("Resize", x, None, factors, **attributes)
     wanted = [b.size(x, d) if size is None else size for d, size in enumerate(shape_of(x)[:2])]
     return b.op("Resize", x, None, None, [*wanted, *(made for _, made in sizes)], **attributes)
+
+
+def _to_open_sizes(b: Builder, m: Any, x: Value, size: Any, attributes: Mapping[str, Any]) -> Value:
+    """Resize where sizes are open: by the factors, or to sizes that the file computes."""
+    rank = len(shape_of(x)) - 2
+    wanted = listed(m.size if size is None else size)
+    if rank == 1 or getattr(m, "recompute_scale_factor", None):
+        raise DeclinedError
+    if wanted == [None]:
+        return b.op("Resize", x, None, np.array([1.0, 1.0, *_factors(m.scale_factor, rank)], np.float32), **attributes)
+    made = wanted * rank if len(wanted) == 1 else wanted
+    if not all(isinstance(one, int | Size) for one in made):
+        raise DeclinedError
+    kept = [b.size(x, d) if have is None else have for d, have in enumerate(shape_of(x)[:2])]
+    return b.op("Resize", x, None, None, [*kept, *made], **attributes)
 
 
 def padded(b: Builder, x: Value, widths: Sequence[int], mode: str, value: float = 0.0) -> Value:

@@ -15,6 +15,10 @@ def reshaped(b: Builder, m: nn.Module, x: Value, shape: Any = None) -> Value:
     """Reshape x to what the call gives."""
     if sum(size is None for size in b.gives.shape) <= 1:
         return b.reshape(x, b.gives.shape)
+    if isinstance(m, nn.Flatten):
+        first, last = (d % len(shape_of(x)) for d in (m.start_dim, m.end_dim))
+        kept = [size if size is not None else b.size(x, d) for d, size in enumerate(shape_of(x))]
+        return b.op("Reshape", x, [*kept[:first], -1, *kept[last + 1 :]])
     wanted = listed(getattr(m, "shape", None) if shape is None else shape)
     if 0 in wanted or not all(isinstance(size, int | Size) for size in wanted):
         raise DeclinedError
@@ -118,7 +122,8 @@ def _image(x: Value) -> tuple[int | None, int, int, int]:
 
 
 def _pixel_shuffle(b: Builder, m: nn.PixelShuffle, x: Value) -> Value:
-    _image(x)
+    if len(shape_of(x)) != 4:
+        raise DeclinedError
     return b.op("DepthToSpace", x, blocksize=m.upscale_factor, mode="CRD")
 
 
