@@ -80,9 +80,17 @@ QNN = Target(
     # ONNX has no operator for SiLU below opset 24: a sigmoid and a product, with an encoding each.
     parts=frozenset({"Swish"}),
     wholes=frozenset({"HardSwish"}),
-    # quant_config: codes of 16 bits are opset 21's. AIMET: biases have no encodings; the converter makes them int32 at
-    # the product of the scales, as they are in the file.
-    file=FileRule(opset=(13, 21, 20), bias="int32", low_bits="clip_values", mean="GlobalAveragePool", padding="values"),
+    # quant_config: codes of 16 bits, and weights of 4, are opset 21's. AIMET: biases have no encodings; the converter
+    # makes them int32 at the product of the scales, as they are in the file.
+    file=FileRule(
+        opset=(13, 21, 20),
+        bias="int32",
+        low_bits="clip_values",
+        mean="GlobalAveragePool",
+        padding="values",
+        sub_byte=("widen", "native"),
+        native=frozenset({"weights"}),
+    ),
     # No HTP to run: ONNX Runtime executes Q/DQ as written.
     verify=VerifyRule(level="disabled", differing=1e-5),
     most_bits=16,
