@@ -1,4 +1,4 @@
-"""Which sizes of inputs can stay open in the file: those that tracing left open."""
+"""Which sizes of inputs the file can fix or leave open: those that tracing left open."""
 
 from collections.abc import Mapping
 
@@ -27,6 +27,19 @@ def checked_open(gm: fx.GraphModule, dynamic: Mapping[str, tuple[int, ...]]) -> 
         for dim in dims:
             _check_size(gm, name, dim)
     return dynamic
+
+
+def check_batch(gm: fx.GraphModule, batch: int | None) -> None:
+    """Raise a `LoweringError` if the file is to have another batch than the one that the graph is made for."""
+    shapes = [kind.shape for kind in input_types(gm).values() if kind.shape]
+    fixed = [shape[0] for shape in shapes]
+    if batch is None or None in fixed or batch in fixed:
+        return
+    note = next((note for note in ir.notes(gm) if note.startswith("the batch is fixed")), "no input's batch is open")
+    raise LoweringError(
+        f"the batch cannot be {batch}: {note}",
+        remedy="prepare the model with example inputs of that batch, or leave batch out (--batch)",
+    )
 
 
 def _check_size(gm: fx.GraphModule, name: str, dim: int) -> None:

@@ -11,7 +11,7 @@ from qatc import ir
 from qatc.api import float_mode
 from qatc.errors import LoweringError, TraceError
 from qatc.lowering.flatten_inputs import input_types
-from qatc.lowering.open_sizes import checked_open
+from qatc.lowering.open_sizes import check_batch, checked_open
 from qatc.pipeline import Pass
 from qatc.tracing.types import types_at, types_at_two_batches
 
@@ -35,9 +35,10 @@ class RecordTypes(Pass):
     def run(self, gm: fx.GraphModule) -> bool:
         """Record the types; return whether one is another than before.
 
-        Raises `LoweringError` where the model was traced for one size alone of those that are to be open.
+        Raises `LoweringError` where the model was traced for one size alone of those that are to be open or others.
         """
         before = _recorded(gm)
+        check_batch(gm, self.batch)
         opened = checked_open(gm, self.dynamic)
         few, more = (_FEW, _MORE) if self.batch is None else (self.batch, self.batch)
         with float_mode(gm):  # types do not depend on ranges

@@ -125,6 +125,26 @@ def test_sizes_that_follow_a_fixed_batch_are_numbers() -> None:
         assert np.array_equal(y, gm(x[:3]).numpy())
 
 
+class Fixed(nn.Module):
+    """A batch of 4 that the model writes down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x).reshape(4, 2, 2)
+        return y
+
+
+def test_a_batch_that_the_model_fixed_is_no_other() -> None:
+    with pytest.warns(qatc.QatcWarning, match="the batch is fixed"):
+        gm = prepared(Fixed(), images(4, 8))
+    assert dims(lowered_proto(gm, options=LoweringOptions(batch=4)).proto) == [[4, 8], [4, 2, 2]]
+    with pytest.raises(LoweringError, match=r"the batch cannot be 8: the batch is fixed to that of the example inputs"):
+        lowered_proto(gm, options=LoweringOptions(batch=8))
+
+
 def refused(model: nn.Module, x: Tensor, options: LoweringOptions) -> str:
     with pytest.raises(LoweringError) as error:
         lowered_proto(prepared(model, x), options=options)
