@@ -214,3 +214,22 @@ def test_verify_data_that_does_not_fit(
     assert run(checkpoint, "--verify", tmp_path / "x.npz") == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("open_", [True, False])
+def test_sizes_that_an_export_left_open_may_stay_so(
+    open_: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = {"x": {0: dynamic, 2: dynamic, 3: dynamic} if open_ else {0: dynamic}}
+    torch.export.save(torch.export.export(everything(), (data(2),), dynamic_shapes=shapes), tmp_path / "m.pt2")
+    np.savez(tmp_path / "x.npz", x=data(4).numpy())
+    code = run(tmp_path / "m.pt2", "--calib", tmp_path / "x.npz", "--dynamic", "x:2,3")
+    if open_:
+        assert code == 0
+        assert onnx.load(tmp_path / "m.onnx").graph.input[0].type.tensor_type.shape.dim[2].dim_param == "x_2"
+    else:
+        assert code == 2
+        assert "x.shape[2] cannot stay open: specialised on x.shape[1], x.shape[2], x.shape[3] in the exported" in (
+            capsys.readouterr().err
+        )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import qatc
+from qatc import ir
 from qatc.commands.arrays import read_arrays
 from qatc.commands.calibration import Calibration
 from qatc.commands.factory import made_by, with_weights
@@ -100,8 +101,10 @@ def from_float(args: argparse.Namespace) -> Quantized:
     batches = calibration.batches()
     with _explained(model):
         prepared = quantize(model, batches, args.target, config, refine=args.refine)
-        if isinstance(model, ExportedModel) and model.fixed_batch is not None:
-            _fix_batch(prepared, model)
+        if isinstance(model, ExportedModel):
+            ir.set_notes(prepared, (*ir.notes(prepared), *_specialised(model)))
+            if model.fixed_batch is not None:
+                _fix_batch(prepared, model)
         first = calibration.first(SAMPLES)
         sqnr = _sqnr(model, prepared, first.batches())
     if args.save is not None:
@@ -141,6 +144,14 @@ def _of_least_error(widths: LayerConfig) -> LayerConfig:
     if widths.activation_bits < 8:
         widths = replace(widths, activation_quantizer="fixed", activation_range="mse")
     return widths
+
+
+def _specialised(model: ExportedModel) -> Iterator[str]:
+    """Yield a note of each input's sizes that the export did not leave open: the program may hold them as numbers."""
+    for name, kind in model.inputs.items():
+        sizes = [f"{name}.shape[{dim}]" for dim, size in enumerate(kind.shape) if dim and size is not None]
+        if sizes:
+            yield f"specialised on {', '.join(sizes)} in the exported program"
 
 
 def _fix_batch(prepared: PreparedModel, model: ExportedModel) -> None:

@@ -54,6 +54,6 @@ def _check_size(gm: fx.GraphModule, name: str, dim: int) -> None:
             if on_it or on_all:
                 raise LoweringError(
                     f"{name}.shape[{dim}] cannot stay open: {note}",
-                    remedy="rewrite that line so that it needs no decision, or leave the size out of dynamic "
+                    remedy="let the model follow the size (in an export: dynamic_shapes), or leave it out of dynamic "
                     "(--dynamic)",
                 )

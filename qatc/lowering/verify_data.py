@@ -46,7 +46,7 @@ def checked_data(
         raise VerificationError("the arrays have no, or different numbers of samples", remedy=f"expected: {expected}")
     if any(count % (batch or 1) for count in samples):
         raise VerificationError(
-            f"the data has {samples.pop()} samples, the file's batch is {batch}", remedy="give whole batches"
+            f"the data has {samples.pop()} samples, the file's batch is {batch}", remedy=f"give a multiple of {batch}"
         )
     return arrays
 
