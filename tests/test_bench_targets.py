@@ -87,6 +87,18 @@ def test_a_process_that_ends_badly_is_a_row_with_its_last_words(tmp_path: Path) 
     assert "no_such_module" in row["error"]
 
 
+def test_several_processes_at_a_time_give_rows_in_the_order_of_the_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo = "import json, sys, time; time.sleep(float(sys.argv[1])); print(json.dumps({'slept': sys.argv[1]}))"
+    (tmp_path / "echoed.py").write_text(echo)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    file = tmp_path / "rows.jsonl"
+    rows = cells.run_all([("0.5",), ("0",)], ("wait",), lambda cell: ["echoed", *cell], file, 60, jobs=2)
+    assert rows == [{"wait": "0.5", "slept": "0.5"}, {"wait": "0", "slept": "0"}]
+    assert len(file.read_text().splitlines()) == 2
+
+
 def test_the_three_files_of_one_network_are_timed() -> None:
     row = latency.measured("unet", 1, 1, 32)
     assert row["ops"]["qatc"]["QLinearConv"] == 8

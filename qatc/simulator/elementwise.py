@@ -29,10 +29,6 @@ class _Pair(Value):
     x: OnGrid
     y: OnGrid
 
-    def codes_of(self) -> tuple[Array, Array]:
-        """Return the codes of both, float64: a product of one with a float32 is then exact."""
-        return self.x.codes().astype(np.float64), self.y.codes().astype(np.float64)
-
 
 class _Added(_Pair):
     """QLinearAdd multiplies each code by its own ratio of scales, and adds the zero points as one constant."""

@@ -26,23 +26,23 @@ def finished(sums: Array, x: OnGrid, weight: OnGrid, bias: Value | None, channel
     shape = [1] * sums.ndim
     shape[channel] = -1
     scale = x.grid.scale.reshape(()) * weight.grid.scale.reshape(shape if weight.grid.scale.size > 1 else ())
-    narrow = max(x.grid.bits, weight.grid.bits) <= 8
+    of = Sums(sums, scale, x.grid.real, max(x.grid.bits, weight.grid.bits) <= 8)
     if bias is None:
-        return Sums(held(sums, narrow), scale, x.grid.real)
+        return held(of)
     real = bias.real()
-    return with_bias(Sums(sums, scale, x.grid.real), real if real.ndim != 1 else real.reshape(shape), narrow)
+    return with_bias(of, real if real.ndim != 1 else real.reshape(shape))
 
 
-def with_bias(of: Sums, bias: Array, narrow: bool = True) -> Value:
-    """Return sums and a bias that broadcasts over them; of codes of 8 bits (`narrow`) they run over as int32 does."""
+def with_bias(of: Sums, bias: Array) -> Value:
+    """Return sums and a bias that broadcasts over them."""
     steps = np.rint(bias / of.scale)
     if not np.array_equal((steps * of.scale).astype(of.type), bias):
-        return Plain(replace(of, sums=held(of.sums, narrow)).real() + bias)
-    return replace(of, sums=held(of.sums + steps.astype(np.float64), narrow))
+        return Plain(held(of).real() + bias)
+    return held(replace(of, sums=of.sums + steps.astype(np.float64)))
 
 
-def held(sums: Array, narrow: bool) -> Array:
-    """Return sums as int32 holds them, or as they are."""
-    if narrow and float(np.abs(sums).max(initial=0)) >= _INT32:
-        return sums.astype(np.int64).astype(np.int32)
-    return sums
+def held(of: Sums) -> Sums:
+    """Return sums as an accumulator holds them."""
+    if of.narrow and float(np.abs(of.sums).max(initial=0)) >= _INT32:
+        return replace(of, sums=of.sums.astype(np.int64).astype(np.int32))
+    return of

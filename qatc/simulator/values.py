@@ -112,11 +112,15 @@ class OnGrid(Value):
 
 @dataclass(frozen=True, eq=False)
 class Sums(Value):
-    """Accumulators, whole numbers in any type, bias included; one of them stands for `scale`, which broadcasts."""
+    """Accumulators, whole numbers in any type, bias included; one of them stands for `scale`, which broadcasts.
+
+    `narrow` ones, of codes of 8 bits, are int32, and run over as those do; `type` is that of the real values.
+    """
 
     sums: Array
     scale: Array
     type: Any = np.float32
+    narrow: bool = True
 
     def real(self) -> Array:
         """Return sums times scale."""

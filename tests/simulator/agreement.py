@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import qatc
 from qatc import simulator
-from qatc.lowering import lowered_proto
+from qatc.lowering import LoweringOptions, lowered_proto
 from qatc.lowering.verify import code_tensors, fed_with_codes, session, with_outputs
 
 
@@ -45,12 +45,14 @@ def agreement(
     )
 
 
-def lowered(model: nn.Module, x: Any, target: str = "onnxruntime", config: Any = "w8a8") -> onnx.ModelProto:
+def lowered(
+    model: nn.Module, x: Any, target: str = "onnxruntime", config: Any = "w8a8", **options: Any
+) -> onnx.ModelProto:
     """Return the file of a model, calibrated on its example."""
     torch.manual_seed(0)
     prepared = qatc.prepare(model.eval(), x, target, config)
     qatc.calibrate(prepared, [x], progress=False)
-    return lowered_proto(prepared).proto
+    return lowered_proto(prepared, options=LoweringOptions(**options)).proto
 
 
 def fed(proto: onnx.ModelProto, *arrays: Tensor) -> dict[str, NDArray[Any]]:

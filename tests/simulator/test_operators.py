@@ -208,3 +208,14 @@ def test_a_node_that_does_not_fit_its_data_is_named() -> None:
     with pytest.raises(SimulationError, match="Reshape alone") as error:
         simulator.run(proto, feeds)
     assert "Reshape2" in str(error.value)
+
+
+def test_sums_of_8_bits_run_over_as_int32_does_and_wider_ones_do_not() -> None:
+    for dtype, factor in ((np.uint8, 1), (np.uint16, 257)):
+        g = Graph(21)
+        x = g.input((1, 70_000), 1.0, 0, dtype)
+        y = g.op("MatMul", x, g.weight(np.full((70_000, 1), 127, np.int8), np.float32(1.0)))
+        proto = g.model(y, 2)
+        found = simulator.run(proto, {"x0": np.full((1, 70_000), 255 * factor, np.float32)}, [y])[y].item()
+        exact = 255 * factor * 127 * 70_000
+        assert found == np.float32(exact if factor > 1 else exact - 2**32)

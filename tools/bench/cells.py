@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,23 @@ def run_all(
     command: Callable[[Cell], Sequence[str]],
     path: Path | None,
     limit: float,
+    jobs: int = 1,
 ) -> list[Row]:
-    """Return a row per cell, in order; `command` gives the arguments of the process that prints it as JSON."""
+    """Return a row per cell, in order; `command` gives the arguments of the process that prints it as JSON.
+
+    `jobs` is how many processes run at a time; what they take then tells nothing of how fast they are.
+    """
     known = read(path, fields)
-    with tqdm(total=len(cells), disable=None, unit="cell") as bar:
-        for cell in cells:
+    left = [cell for cell in cells if cell not in known]
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(left), disable=None, unit="cell") as bar:
+        waiting = {pool.submit(_measured, command(cell), limit): cell for cell in left}
+        for done in as_completed(waiting):
+            cell = waiting[done]
+            known[cell] = {**dict(zip(fields, cell, strict=True)), **done.result()}
+            if path is not None:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(known[cell]) + "\n")
             bar.set_description(" ".join(cell))
-            if cell not in known:
-                known[cell] = {**dict(zip(fields, cell, strict=True)), **_measured(command(cell), limit)}
-                if path is not None:
-                    with path.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(known[cell]) + "\n")
             bar.update()
     return [known[cell] for cell in cells]
 

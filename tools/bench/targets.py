@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", type=Path, metavar="FILE", help="note each row there, and skip what is there")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables as Markdown, too")
     parser.add_argument("--limit", type=float, default=LONGEST, help="seconds of one cell (default: %(default)g)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: %(default)s)")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     size = args.size or (QUICK_SIZE if args.quick else None)
@@ -68,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     options = ["--size", str(size)] if size else []
     rows = cells.run_all(
-        wanted, FIELDS, lambda cell: ["tools.bench.targets", "--one", *cell, *options], args.resume, args.limit
-    )
+        wanted, FIELDS, lambda cell: ["tools.bench.targets", "--one", *cell, *options], args.resume, args.limit,
+        args.jobs,
+    )  # fmt: skip
     print("\n".join(line for target in args.targets for line in (target, *table(rows, target), "")))
     print("\n".join(goals(rows)))
     if args.write is not None:
