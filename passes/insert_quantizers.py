@@ -134,7 +134,7 @@ class _Placement:
         if not rule.reason and (node in self.masks or any(n in self.masks for n in ir.tensor_inputs(node))):
             return OpRule(reason="a mask, or scores with a mask or a bias added: infinities fit no grid")
         if rule.inputs == "quantized" and any(_is_number(arg) for arg in node.args):
-            return OpRule(reason="one of its operands is a number, which has no grid")
+            return OpRule(reason="one of its operands is a number, which has no grid", grid=rule.grid)
         if rule.inputs == "any" or any(_is_float(n) for n in ir.tensor_inputs(node)):
             return rule
         return OpRule(reason="none of its inputs is a float tensor")
@@ -190,7 +190,7 @@ class _Placement:
         inputs = ir.tensor_inputs(add)
         if len(inputs) != 2:
             return None
-        raw = [n for n in inputs if self._fuses_sum(n)]
+        raw = [n for n in inputs if self._fuses_sum(_behind_identities(n))]
         return max(raw, key=self.depth.__getitem__, default=None)
 
     def _fuses_sum(self, node: fx.Node) -> bool:
@@ -339,6 +339,13 @@ def number_sites(gm: fx.GraphModule) -> None:
 MOVES = ("same", "again")
 _TAKEN_IN = OpRule(inputs="quantized", output="same")
 UNBOUNDED = (-math.inf, math.inf)
+
+
+def _behind_identities(node: fx.Node) -> fx.Node:
+    """Return what passes through dropouts and the like that are nothing in the file, and goes nowhere else."""
+    while op_kind_of(node) == "Identity" and len(node.users) == 1 and len(ir.tensor_inputs(node)) == 1:
+        (node,) = ir.tensor_inputs(node)
+    return node
 
 
 def _quantizer_path(tensor: fx.Node) -> str:

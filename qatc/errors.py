@@ -68,6 +68,10 @@ class SimulationError(QatcError):
     """A file cannot be simulated in integers, or not on this data."""
 
 
+class LintError(QatcError):
+    """A file that cannot be checked against a target's rules: it is not there, or no whole ONNX model."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], remedy: str) -> ConfigError:
     """Return the error for a name that is none of `known`, with the nearest; `{}` in the remedy stands for them all."""
     known = list(known)

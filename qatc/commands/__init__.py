@@ -2,8 +2,9 @@
 
 from qatc.commands.accumulators import ACCUMULATORS
 from qatc.commands.command import Command
+from qatc.commands.lint import LINT
 from qatc.commands.lower import LOWER
 
-COMMANDS: tuple[Command, ...] = (LOWER, ACCUMULATORS)
+COMMANDS: tuple[Command, ...] = (LOWER, LINT, ACCUMULATORS)
 
-__all__ = ["ACCUMULATORS", "COMMANDS", "LOWER", "Command"]
+__all__ = ["ACCUMULATORS", "COMMANDS", "LINT", "LOWER", "Command"]

@@ -121,7 +121,8 @@ def lowered_proto(
         "qatc.config": _config_text(model.prepared_for.config),
     }
     proto = finished(model_ir, opset, metadata)
-    findings = lint(proto, chosen.lint)
+    # Notes are of what no file can change; prepare's report has said what is float.
+    findings = tuple(finding for finding in lint(proto, chosen.lint) if finding.severity != "note")
     errors = [str(f) for f in findings if f.severity == "error"]
     if errors:
         raise LoweringError(

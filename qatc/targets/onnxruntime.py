@@ -4,6 +4,7 @@ Sources: onnxruntime core/optimizer/qdq_transformer (selectors, propagation, wei
 experiments of docs/targets.md, run on 1.31 at the extended and full optimization levels.
 """
 
+from qatc.targets.lint import RULE_LISTS
 from qatc.targets.target import ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
 
 # Integer only if input and output both carry Q/DQ (ConvNodeGroupSelector, BinaryNodeGroupSelector, ...).
@@ -86,6 +87,7 @@ ONNXRUNTIME = Target(
         sub_byte=("widen", "native", "qcdq"),
         native=frozenset({"weights"}),
     ),
+    lint=RULE_LISTS["onnxruntime"],
     verify=VerifyRule(level="extended", differing=1e-5),
     most_bits=16,  # no integer kernel takes more than 8: what has more is dequantized, and computed in float32
 )

@@ -6,6 +6,7 @@ its quantization registry; AIMET's quantsim_config/htp_quantsim_config_v73.json 
 
 from dataclasses import replace
 
+from qatc.targets.lint import RULE_LISTS
 from qatc.targets.target import ActivationRule, FileRule, FixedGrid, OpRule, Target, VerifyRule, WeightRule
 
 # AIMET: inputs of the network and the result of every op have encodings.
@@ -22,6 +23,7 @@ QNN = Target(
     activation=ActivationRule(signed=False, symmetric=False),
     # AIMET: symmetric; per channel in these ops (HTP v69 and later).
     weight=WeightRule(narrow=True, per_channel=frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization"})),
+    lint=RULE_LISTS["qnn"],
     ops={
         "Conv": _QUANTIZED,
         "ConvTranspose": _QUANTIZED,

@@ -4,6 +4,7 @@ Sources: NvInfer.h (IQuantizeLayer, IDequantizeLayer), the importer of onnx-tens
 "Explicit Quantization" in NVIDIA's developer guide; docs/targets.md has each rule with its own.
 """
 
+from qatc.targets.lint import RULE_LISTS
 from qatc.targets.target import ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
 
 # Q/DQ stand on the inputs of a weighted op; its result stays float for the fused epilogue.
@@ -54,5 +55,5 @@ TENSORRT = Target(
     ),
     # No TensorRT to run: ONNX Runtime executes Q/DQ as written.
     verify=VerifyRule(level="disabled", differing=1e-5),
-    lint=tuple(f"TRT{n:02}" for n in range(1, 25)),
+    lint=RULE_LISTS["tensorrt"],
 )

@@ -7,6 +7,7 @@ table below; its docs/operators.md and docs/model_compilation.md; the v3 quantiz
 
 from dataclasses import replace
 
+from qatc.targets.lint import RULE_LISTS
 from qatc.targets.target import ActivationRule, FileRule, OpRule, Target, VerifyRule, WeightRule
 
 # Table: layers whose activations may be asymmetric. A grid on every input and on the result, since the device's tensors
@@ -30,6 +31,7 @@ TIDL = Target(
     activation=ActivationRule(signed=False, symmetric=False, network_input="symmetric"),
     # Table: a scale per channel of a convolution and per column of an inner product, one for all other weights.
     weight=WeightRule(narrow=True, per_channel=frozenset({"Conv", "Gemm", "BatchNormalization"})),
+    lint=RULE_LISTS["tidl"],
     ops={
         "Conv": _ASYMMETRIC,
         "Gemm": _ASYMMETRIC,  # TIDL_InnerProductLayer with a constant B
@@ -112,6 +114,7 @@ TIDL_TDA4VM = replace(
     activation=ActivationRule(signed=True, symmetric=True),
     # qconfig_types.py, WT8SYMP2_AT8SYMP2: one scale per tensor, a power of two, for weights and activations.
     weight=WeightRule(narrow=True),
+    lint=RULE_LISTS["tidl-tda4vm"],
     pow2=True,
     # model_compilation.md: scales are powers of two.
     runtime_options={**TIDL.runtime_options, "advanced_options:quantization_scale_type": 1},

@@ -8,6 +8,7 @@ import graphlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,9 @@ class Node:
 class GraphView:
     """The main graph of a model; bodies of control flow are opaque but count as readers of what they capture."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
+        """Read a model; numbers in external data are read from `folder`, each when it is asked for, or are unknown."""
+        self._folder = folder
         graph = model.graph
         self._opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
         listed = [_node(proto, index) for index, proto in enumerate(graph.node)]
@@ -124,13 +127,18 @@ class GraphView:
     def value(self, tensor: str) -> Array | None:
         """Return a constant's numbers, ``None`` when they are computed, in another file or unreadable."""
         proto = self._tensors.get(tensor)
-        if proto is None or proto.data_location == onnx.TensorProto.EXTERNAL:
+        if proto is None:
             return None
+        if proto.data_location == onnx.TensorProto.EXTERNAL:
+            loaded = None if self._folder is None else _loaded(proto, self._folder)
+            if loaded is None:
+                return None
+            proto = loaded
         try:
             array = np.asarray(onnx.numpy_helper.to_array(proto))
         except (ValueError, TypeError, KeyError):
             return None
-        return None if array.dtype.kind in "OSU" else array
+        return None if array.dtype.kind in "OSUc" else array
 
     def dtype(self, tensor: str) -> int | None:
         """Element type, as onnx.TensorProto numbers them."""
@@ -241,6 +249,18 @@ def _constant_tensor(node: Node) -> onnx.TensorProto | None:
             with contextlib.suppress(ValueError, TypeError):
                 return onnx.numpy_helper.from_array(np.asarray(node.attributes[attribute], dtype=kind))
     return None
+
+
+def _loaded(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto | None:
+    """Return a copy that has its external data within, ``None`` when they cannot be read."""
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    try:
+        onnx.external_data_helper.load_external_data_for_tensor(copy, str(folder))
+    except (OSError, ValueError, onnx.checker.ValidationError):
+        return None
+    copy.data_location = onnx.TensorProto.DEFAULT
+    return copy
 
 
 def _carries_data(node: Node, tensor: str) -> bool:

@@ -80,10 +80,37 @@ def code_type(view: GraphView, node: Node) -> int | None:
     return node.integer("output_dtype") or None
 
 
+def axis_of(node: Node, default: int | None) -> int | None:
+    """Return the axis that a Q or DQ writes, or the one that is read where it writes none."""
+    return node.integer("axis") if "axis" in node.attributes else default
+
+
+def size_of(view: GraphView, tensor: str) -> int | None:
+    """Return how many numbers a tensor holds, ``None`` when a dimension is not known."""
+    dims = view.dims(tensor)
+    return None if dims is None else _product(dims)
+
+
+def scale_of(view: GraphView, node: Node) -> Array | None:
+    """Return the scales of a Q or DQ as float32, in a row; ``None`` when they are not known."""
+    value = view.value(node.input(1))
+    return None if value is None else value.astype(np.float32).reshape(-1)
+
+
+def zero_point_of(view: GraphView, node: Node) -> Array | None:
+    """Return the zero points of a Q or DQ in a row, zero where it has none; ``None`` when they are not known."""
+    if not node.input(2):
+        return np.zeros(1, np.int64)
+    value = view.value(node.input(2))
+    if value is None:
+        return None
+    with np.errstate(invalid="ignore"):  # a NaN of some 8-bit float: whatever it becomes, it is not zero
+        return value.astype(np.float32).astype(np.int64).reshape(-1)
+
+
 def scale_size(view: GraphView, node: Node) -> int | None:
     """Return the number of scales: one is per tensor, whatever the rank of the initializer."""
-    dims = view.dims(node.input(1))
-    return None if dims is None else _product(dims)
+    return size_of(view, node.input(1))
 
 
 def same_scale(view: GraphView, one: Node, other: Node) -> bool | None:
@@ -95,6 +122,18 @@ def same_scale(view: GraphView, one: Node, other: Node) -> bool | None:
         return None
     # Widening is exact, so an f16 and an f32 initializer of one value count as equal.
     return np.array_equal(_flat(left), _flat(right))
+
+
+def same_grid(view: GraphView, one: Node, other: Node) -> bool | None:
+    """Whether two Q/DQ nodes have the same codes for the same numbers; ``None`` when that is unknown."""
+    scales = same_scale(view, one, other)
+    types = code_type(view, one), code_type(view, other)
+    left, right = zero_point_of(view, one), zero_point_of(view, other)
+    if scales is False or (None not in types and types[0] != types[1]):
+        return False
+    if left is not None and right is not None and not np.array_equal(left, right):
+        return False
+    return None if scales is None or None in types or left is None or right is None else True
 
 
 def unquantized(view: GraphView, tensor: str) -> str:
@@ -160,6 +199,27 @@ def operands(view: GraphView, node: Node | None) -> Operands | None:
     return None
 
 
+class Biased(NamedTuple):
+    """A weighted operator and the tensor that is added to its products."""
+
+    operator: Node
+    bias: str
+
+
+def biased(view: GraphView, node: Node) -> Biased | None:
+    """Return the bias of a weighted op, or that which an Add puts behind one."""
+    if operands(view, node):
+        return Biased(node, node.input(2)) if node.input(2) else None
+    if node.op == "Add" and len(node.inputs) == 2:
+        for bias, product in (node.inputs, node.inputs[::-1]):
+            dims = view.dims(bias)
+            is_vector = dims is not None and sum(dim != 1 for dim in dims) <= 1
+            maker = view.producer(unquantized(view, product))
+            if is_vector and view.is_constant(bias) and maker is not None and operands(view, maker):
+                return Biased(maker, bias)
+    return None
+
+
 def is_quantized(view: GraphView, node: Node) -> bool:
     """Whether a weighted operator multiplies dequantized data by dequantized weights."""
     found = operands(view, node)
@@ -173,12 +233,15 @@ class WeightUse(NamedTuple):
     axis: int | None
 
 
-def weight_uses(view: GraphView, node: Node) -> Iterator[WeightUse]:
-    """Where a constant's Q or DQ serves as a weight; the axis is ``None`` when an op in between hides it."""
+def weight_uses(view: GraphView, node: Node, default_axis: int | None = None) -> Iterator[WeightUse]:
+    """Where a constant's Q or DQ serves as a weight; the axis is ``None`` when an op in between hides it.
+
+    ``default_axis`` is that of a node which does not write its own.
+    """
     if not view.is_constant(node.output):
         return
     dims = view.dims(node.input(0)) or view.dims(node.output)
-    axis = node.integer("axis")
+    axis = axis_of(node, default_axis)
     if axis is not None and axis < 0:
         axis = axis + len(dims) if dims is not None else None
     waiting: list[tuple[str, int | None]] = [(node.output, axis)]
@@ -199,6 +262,21 @@ def _moved_axis(node: Node, axis: int | None) -> int | None:
         return axis
     order = node.integers("perm") if node.op == "Transpose" else None
     return order.index(axis) if order is not None and axis in order else None
+
+
+def output_axis(view: GraphView, use: WeightUse) -> int | None:
+    """Return the axis of a weight along which the operator's output channels lie, ``None`` when it is not known."""
+    node, found = use.operator, operands(view, use.operator)
+    if node.op in {"Conv", "ConvTranspose"}:
+        return 0 if node.op == "Conv" else 1
+    if found is None:
+        return None
+    second = found.weight == node.input(1)
+    if node.op == "Gemm":
+        transposed = bool(node.integer("transB" if second else "transA"))
+        return int(second != transposed)
+    dims = view.dims(found.weight)
+    return None if dims is None or len(dims) < 2 else len(dims) - (1 if second else 2)
 
 
 def _product(dims: tuple[int | None, ...]) -> int | None:

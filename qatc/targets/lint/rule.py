@@ -1,12 +1,16 @@
 """What a lint rule is and what it finds."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from qatc.targets.lint.graph import GraphView, Node
 
-Severity = Literal["error", "warning"]
+# An error: the runtime refuses the file or computes other values. A warning: part of it runs in float, or costs more,
+# and the file could be otherwise. A note: what the runtime does, and no file can change.
+Severity = Literal["error", "warning", "note"]
+
+Violations = Iterator[tuple[Node, str]]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,10 @@ Sources: NvInfer.h (IQuantizeLayer, IDequantizeLayer); onnx-tensorrt's onnxOpImp
 page "Explicit Quantization"; ModelOpt's modelopt/onnx/quantization; NVIDIA's tensorflow-quantization toolkit.
 """
 
+from functools import partial
+
+from qatc.targets.lint import grids
+from qatc.targets.lint import placement as shared
 from qatc.targets.lint import tensorrt_format as form
 from qatc.targets.lint import tensorrt_fusion as fusion
 from qatc.targets.lint import tensorrt_placement as placement
@@ -36,15 +40,21 @@ TENSORRT_RULES = (
         "error",
         "scales are constant, finite, positive floats, one zero point each",
         f"{_HEADER}; {_PARSER}",
-        form.scales_are_positive_constants,
+        grids.scales_are_positive_constants,
     ),
-    LintRule("TRT05", "error", "only constants have a vector of scales", _HEADER, form.activations_are_per_tensor),
+    LintRule(
+        "TRT05",
+        "error",
+        "only constants have a vector of scales",
+        _HEADER,
+        partial(grids.activations_have_one_scale, blocks=form.BLOCK_ACTIVATION_TYPES),
+    ),
     LintRule(
         "TRT06",
         "error",
         "per-channel scales name the output channel's axis and fit it",
         f"{_PARSER}; {_MODELOPT}",
-        form.channel_axes_are_right,
+        partial(grids.channel_axes_are_right, default=None),
     ),
     LintRule(
         "TRT07",
@@ -59,7 +69,7 @@ TENSORRT_RULES = (
         "error",
         "a weighted op dequantizes data and weight, or neither",
         f"{_DOCS}; {_MODELOPT}",
-        placement.weighted_ops_are_quantized_whole,
+        shared.weighted_ops_are_quantized_whole,
     ),
     LintRule(
         "TRT10",
@@ -80,14 +90,14 @@ TENSORRT_RULES = (
         "warning",
         "all Q on one tensor have the same scale",
         f"{_DOCS}; {_TOOLKIT}",
-        placement.one_scale_per_tensor,
+        shared.one_scale_per_tensor,
     ),
     LintRule(
         "TRT13",
         "warning",
         "a quantized Concat has one scale before and behind",
         _MODELOPT,
-        placement.concats_share_a_scale,
+        shared.concats_share_a_scale,
     ),
     LintRule(
         "TRT14",
@@ -101,7 +111,7 @@ TENSORRT_RULES = (
         "warning",
         "ops that only move values have no scale of their own",
         _DOCS,
-        placement.moves_keep_the_scale,
+        shared.moves_keep_the_grid,
     ),
     LintRule(
         "TRT16",
@@ -143,7 +153,7 @@ TENSORRT_RULES = (
         "error",
         "a Q feeds only DQs, an activation's DQ comes from a Q, no pair is repeated",
         _DOCS,
-        placement.pairs_are_complete,
+        shared.pairs_are_complete,
     ),
     LintRule(
         "TRT22",

@@ -3,25 +3,16 @@
 from collections.abc import Iterator
 from math import prod
 
-import numpy as np
-
 from qatc.targets.lint.graph import Dims, GraphView, Node
 from qatc.targets.lint.qdq import (
     DEQUANTIZE,
-    MOVES,
     PASSES,
     QUANTIZE,
-    code_type,
-    dequantizer,
     is_dequantized,
     is_dq,
-    is_four_bit,
     is_q,
     is_quantized,
-    operands,
     readers,
-    same_scale,
-    scale_size,
     unquantized,
 )
 from qatc.targets.lint.tensorrt_fusion import adds_to_product, fused_operator, residual_operator, self_gated
@@ -45,52 +36,6 @@ _FLOAT_CHAINS = (
 _LAYOUT = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
-def weighted_ops_are_quantized_whole(view: GraphView) -> Violations:
-    """TRT09: a weighted op dequantizes its data and its weight, or neither.
-
-    A half-quantized op runs in float (TensorRT docs, explicit quantization; ModelOpt). Weight-only 4 bits are meant
-    to: TensorRT has a GEMM for them.
-    """
-    for node in view.nodes:
-        found = operands(view, node)
-        if found is None:
-            continue
-        data, weight = is_dequantized(view, found.data), is_dequantized(view, found.weight)
-        if data and not weight:
-            yield node, "data comes from a DQ, the weight does not; quantize the weight too"
-        elif weight and not data and not view.is_constant(found.data):
-            dq = dequantizer(view, found.weight)
-            if dq is None or not is_four_bit(code_type(view, dq)):
-                yield node, "the weight comes from a DQ, data does not; put a Q/DQ on the data input"
-
-
-def one_scale_per_tensor(view: GraphView) -> Violations:
-    """TRT12: all Q on one float tensor have the same scale, bit by bit.
-
-    Equal scales let TensorRT merge the Qs and the kernels behind them (TensorRT docs, explicit quantization).
-    """
-    first: dict[str, Node] = {}
-    for q in filter(is_q, view.nodes):
-        other = first.setdefault(q.input(0), q)
-        if same_scale(view, q, other) is False:
-            yield q, f"'{q.input(0)}' is quantized with another scale by '{other.name}'; share one Q/DQ pair"
-
-
-def concats_share_a_scale(view: GraphView) -> Violations:
-    """TRT13: the scales before a quantized Concat are the scale behind it.
-
-    TensorRT pulls the Q through the Concat; other scales cost a requantization an input (ModelOpt
-    get_concat_eliminated_tensors).
-    """
-    for node in view.nodes:
-        behind = next(filter(is_q, view.sinks(node.output, PASSES)), None) if node.op == "Concat" else None
-        if behind is None:
-            continue
-        before = [dq for tensor in node.inputs if (dq := dequantizer(view, tensor)) is not None]
-        if odd := [dq.name for dq in before if same_scale(view, dq, behind) is False]:
-            yield node, f"scale of {', '.join(odd)} is not that of '{behind.name}'; give them one shared scale"
-
-
 def integer_inputs_lead_to_integer_outputs(view: GraphView) -> Violations:
     """TRT14: a pool, Resize, or unfused Add or Mul with a DQ input has only such inputs, and a Q behind.
 
@@ -106,10 +51,11 @@ def integer_inputs_lead_to_integer_outputs(view: GraphView) -> Violations:
             raw = [tensor for tensor in node.inputs if not is_dequantized(view, tensor)]
             if len(raw) == 1:
                 # An Add in a kernel with a weighted op is TRT11's to judge.
-                fused = node.op == "Add" and fused_operator(view, raw[0], past_activations=True) is not None
+                source = view.source(raw[0], PASSES)
+                fused = node.op == "Add" and fused_operator(view, source, past_activations=True) is not None
                 if not fused and residual_operator(view, node) is None:
                     yield node, f"reads a DQ and float '{raw[0]}', so it runs in float; quantize both inputs or neither"
-            elif not raw and not _reaches_q(view, node, PASSES | _POINTWISE):
+            elif not raw and not _reaches_q(view, node, PASSES | _POINTWISE | {"ReduceMean"}):
                 yield node, "reads two DQs but no Q follows, so it runs in float; put a Q/DQ behind it or none before"
 
 
@@ -119,27 +65,13 @@ def _reaches_q(view: GraphView, node: Node, through: frozenset[str]) -> bool:
     return captured or any(map(is_q, view.sinks(node.output, through | {"Concat"})))
 
 
-def moves_keep_the_scale(view: GraphView) -> Violations:
-    """TRT15: ops that only move values have no scale of their own: what Q and DQ surround them agree.
-
-    They commute with Q/DQ, so equal pairs vanish and unequal ones requantize (TensorRT docs, explicit quantization).
-    """
-    for q in filter(is_q, view.nodes):
-        dq = dequantizer(view, q.input(0))
-        mover = view.producer(view.source(q.input(0), PASSES - MOVES))
-        if dq is None or mover is None or mover.op not in MOVES or scale_size(view, q) != 1:
-            continue
-        if scale_size(view, dq) == 1 and same_scale(view, dq, q) is False:
-            yield mover, f"'{dq.name}' before and '{q.name}' behind have different scales; share one"
-
-
 def float_ops_have_no_pair(view: GraphView) -> Violations:
     """TRT16: Softmax, LayerNorm, GELU, InstanceNorm and lone activations have no Q/DQ of their own.
 
     They have no int8 kernels worth a pair; ModelOpt takes them out of its registry (configure_ort). A pair that
     another op reads too is not theirs.
     """
-    chains = [match for node in view.nodes for match in _float_chains(view, node)]
+    chains = [match for node in view.nodes for match in float_chains(view, node)]
     for q in filter(is_q, view.nodes):
         behind = set(readers(view, q.output))
         if not behind or view.is_constant(q.input(0)):
@@ -167,7 +99,8 @@ def _has_use_of_codes(view: GraphView, node: Node) -> bool:
     return in_epilogue and fused_operator(view, source) is not None
 
 
-def _float_chains(view: GraphView, start: Node) -> Iterator[tuple[str, list[Node]]]:
+def float_chains(view: GraphView, start: Node) -> Iterator[tuple[str, list[Node]]]:
+    """Kind and nodes of each LayerNorm or GELU that is written out from a node on."""
     for kind, ops in _FLOAT_CHAINS:
         if start.op == ops[0] and (chain := _follow(view, start, ops[1:])) is not None:
             yield kind, chain
@@ -242,35 +175,3 @@ def outputs_are_not_quantized(view: GraphView) -> Violations:
         # Behind a reshape the pair may be there for another reader of the same tensor.
         if is_q(q) and (dq is maker or all(node.op in _LAYOUT for node in readers(view, q.output))):
             yield q, f"quantizes graph output '{output}'; remove the pair, the output stays float"
-
-
-def pairs_are_complete(view: GraphView) -> Violations:
-    """TRT21: a Q feeds only DQs, a DQ of an activation comes from a Q, and no pair repeats the one before.
-
-    Dangling and redundant nodes stay in the engine as reformat layers (TensorRT docs, explicit quantization).
-    """
-    for node in view.nodes:
-        if (is_q(node) or is_dq(node)) and not view.consumers(node.output) and not view.escapes(node.output):
-            yield node, "nothing reads its result; remove it"
-        if is_q(node):
-            if strangers := [reader.name for reader in view.consumers(node.output) if not is_dq(reader)]:
-                yield node, f"its codes go to {', '.join(strangers)}; let only a DQ read them"
-            dq = view.producer(node.input(0))
-            if is_dq(dq) and _same_parameters(view, dq, node):
-                yield node, f"repeats the parameters of '{dq.name}' right before it; remove one pair"
-        elif is_dq(node) and not view.is_constant(node.input(0)):
-            maker = view.producer(node.input(0))
-            # Operators outside ONNX may make codes in ways that nobody here knows.
-            known = node.input(0) in view.inputs if maker is None else "::" not in maker.op
-            if known and not is_q(maker):
-                yield node, f"dequantizes '{node.input(0)}', which no Q makes; quantize it with a Q"
-
-
-def _same_parameters(view: GraphView, dq: Node, q: Node) -> bool:
-    if not same_scale(view, dq, q) or code_type(view, dq) != code_type(view, q):
-        return False
-    if scale_size(view, q) != 1 and dq.integer("axis") != q.integer("axis"):
-        return False
-    shifts = [view.value(node.input(2)) if node.input(2) else np.zeros(1) for node in (dq, q)]
-    left, right = shifts
-    return left is not None and right is not None and bool((left.astype(np.float32) == right.astype(np.float32)).all())
