@@ -84,7 +84,7 @@ QNN = Target(
     # the product of the scales, as they are in the file.
     file=FileRule(opset=(13, 21, 20), bias="int32", low_bits="clip_values", mean="GlobalAveragePool", padding="values"),
     # No HTP to run: ONNX Runtime executes Q/DQ as written.
-    verify=VerifyRule(level="disabled", differing=1e-5),
+    verify=VerifyRule(runtimes=("onnxruntime-unoptimized",), differing=1e-5),
     most_bits=16,
     # ONNX Runtime's QNN provider: the library of the HTP.
     runtime_options={"backend_path": "libQnnHtp.so"},
