@@ -194,10 +194,18 @@ class _Placement:
         return max(raw, key=self.depth.__getitem__, default=None)
 
     def _fuses_sum(self, node: fx.Node) -> bool:
-        """Say whether the op takes a sum in as its epilogue: a quantized convolution that nothing else reads."""
+        """Say whether the op takes a sum in as its epilogue: a quantized convolution that nothing else reads.
+
+        What is dropped in training does not come between the two: nothing is left of it in the file.
+        """
+
+        def alone(n: fx.Node) -> bool:
+            return sum(not is_size(user) for user in n.users) == 1
+
+        while op_kind_of(node) == "Identity" and alone(node):
+            node = ir.tensor_inputs(node)[0]
         convolves = op_kind_of(node) == "Conv" and self.rules[node].inputs == "quantized"
-        alone = sum(not is_size(user) for user in node.users) == 1
-        return convolves and alone and getattr(ir.module_of(node), "activation", None) is None
+        return convolves and alone(node) and getattr(ir.module_of(node), "activation", None) is None
 
     def _readers(self, node: fx.Node) -> list[fx.Node]:
         """Return the ops that read the tensor, seen through those that only move values."""

@@ -69,7 +69,7 @@ def finish_scale(scale: Tensor, spec: QuantSpec, floor: Tensor | None = None) ->
     scale = scale.clamp(min=MIN_SCALE)
     if spec.pow2 is not None:
         scale = power_of_two(scale, spec.pow2)
-        floor = None if floor is None else power_of_two(floor, "up")
+        floor = None if floor is None else power_of_two(floor.clamp(min=MIN_SCALE), "up")  # 0 has no exponent
     return scale if floor is None else torch.maximum(scale, floor)
 
 

@@ -1,5 +1,6 @@
 """The commands: what they print, what they write, and what they say of bad input."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 import qatc
 from qatc.cli import lower_main, main
+from qatc.lowering import Verification
 from tests.lowering.networks import calibrated, data, everything
 
 
@@ -110,6 +112,34 @@ def test_quantizers_stay_where_they_are_for_the_same_target(
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+def test_verify_on_chooses_runtimes_and_the_target_s_own_decides(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "x.npz", x=data(3).numpy())
+    verified = (checkpoint, "--verify", tmp_path / "x.npz", "--verify-on")
+    assert run(*verified, "onnxruntime-unoptimized", "--verify-on", "onnxruntime") == 0
+    printed = capsys.readouterr().out
+    assert printed.index("onnxruntime-unoptimized 1.") < printed.index("onnxruntime 1.")
+    assert printed.count("(not what decides for onnxruntime)") == 1
+    assert "SQNR dB" in printed
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_json_is_all_that_is_on_stdout(
+    passes: bool, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "x.npz", x=data(3).numpy())
+    if not passes:
+        monkeypatch.setattr(Verification, "passed", False)
+    code = run(checkpoint, "--verify", tmp_path / "x.npz", "--json")
+    printed = capsys.readouterr()
+    said = json.loads(printed.out)
+    assert (code, said["passed"]) == ((0, True) if passes else (1, False))
+    assert (said["target"], [run["runtime"] for run in said["runtimes"]]) == ("onnxruntime", ["onnxruntime"])
+    assert {"name", "codes", "differing", "step", "sqnr_db"} <= set(said["runtimes"][0]["tensors"][0])
+    assert "wrote" in printed.err
+
+
 class Bad:
     """Ways to call the command wrongly: what to do to the checkpoint, further arguments, what the error must say."""
 
@@ -179,6 +209,8 @@ class Bad:
         (Bad.untouched, ["-o", "/nowhere/at/all.onnx"], "/nowhere/at/all.onnx"),
         (Bad.untouched, ["-o", "/"], "folder"),
         (Bad.untouched, ["--verify", "missing.npz"], "missing.npz"),
+        (Bad.untouched, ["--verify-on", "openvino"], "no data to verify on"),
+        (Bad.untouched, ["--json"], "no data to verify on"),
     ],
 )
 def test_bad_input_is_one_clear_error(
@@ -233,3 +265,12 @@ def test_sizes_that_an_export_left_open_may_stay_so(
         assert "x.shape[2] cannot stay open: specialised on x.shape[1], x.shape[2], x.shape[3] in the exported" in (
             capsys.readouterr().err
         )
+
+
+def test_an_unknown_runtime_writes_nothing(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "x.npz", x=data(3).numpy())
+    assert run(checkpoint, "--verify", tmp_path / "x.npz", "--verify-on", "openvin") == 2
+    assert "unknown runtime 'openvin'\n  try: did you mean 'openvino'?" in capsys.readouterr().err
+    assert not (tmp_path / "model.onnx").exists()

@@ -119,7 +119,7 @@ DSP = Target(
         "Reshape": OpRule(reason="this one reshapes in float"),
     },
     file=FileRule(opset=(13, 21, 18), bias="float", low_bits="clip_values", mean="ReduceMean"),
-    verify=VerifyRule(level="disabled", differing=1e-5),
+    verify=VerifyRule(runtimes=("onnxruntime-unoptimized",), differing=1e-5),
 )
 
 

@@ -7,8 +7,9 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
-from torch import Tensor
+from torch import Tensor, nn
 
+import qatc
 from qatc.grid import Grid, finish_scale, power_of_two
 from qatc.quantizers import (
     WEIGHT_QUANTIZERS,
@@ -193,3 +194,15 @@ def test_each_channel_has_a_scale_of_its_own() -> None:
         for i, channel in enumerate(w):
             alone = weight_quantizer(name, QuantSpec(narrow=True), channel).eval()(channel)
             torch.testing.assert_close(together[i], alone)
+
+
+def test_a_bias_of_zeros_leaves_scales_of_powers_of_two_as_they_are() -> None:
+    """What a bias asks of its weight's scale is nothing then; zero has no power of two next to it."""
+    layer = nn.Linear(64, 8)
+    nn.init.zeros_(layer.bias)
+    x = images(16, 64)
+    gm = qatc.prepare(layer, x, config="w8a8-pow2")
+    qatc.calibrate(gm, [x], progress=False)
+    with torch.no_grad():
+        expected = layer(x)
+        assert float((gm.eval()(x) - expected).abs().max()) < 0.05 * float(expected.abs().max())

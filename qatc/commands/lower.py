@@ -1,7 +1,9 @@
 """`qatc lower`, which is also installed as `qatc-lower`: a trained model to an ONNX file with QDQ nodes."""
 
 import argparse
+import contextlib
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from qatc.commands.command import Command
 from qatc.commands.lowering_options import add_options, options_from
 from qatc.commands.placement import add_placement, is_for_another, replaced
 from qatc.commands.summary import summary
-from qatc.errors import QatcError
-from qatc.lowering import Lowered, lowered_proto, verify
+from qatc.errors import QatcError, VerificationError
+from qatc.lowering import Lowered, Verifications, lowered_proto, verify_on
 from qatc.lowering.lowered import write_all
 from qatc.lowering.verify_data import Array
+from qatc.runtimes import RUNTIMES
 from qatc.simulator.accumulators import accumulators
 from qatc.targets import TARGETS
 
@@ -25,6 +28,7 @@ example:
   qatc-lower model.pt --target tensorrt -o model.onnx --verify calib.npz --dump-dir dumps/
   qatc-lower model.pt --target qnn -o model.onnx --encodings model.encodings.json
   qatc-lower --list-targets tidl
+  qatc-lower model.pt --verify calib.npz --verify-on openvino --verify-on onnxruntime --json > codes.json
   qatc-lower model.pt --weights float --batch 8 --dynamic x:2,3
   qatc-lower model.pt --target tensorrt --replace-placement --calib calib.npz
   qatc-lower model.pt2 --calib calib.npz --target onnxruntime --refine correct_biases
@@ -54,6 +58,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--encodings", type=Path, metavar="JSON", help="also write scales and offsets in AIMET's format 1.0.0"
+    )
+    parser.add_argument(
+        "--verify-on", action="append", default=[], metavar="NAME",
+        help=f"verify on this runtime instead of the target's own; may be given again: {', '.join(RUNTIMES)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", action="store_true", help="print the verification as JSON, every tensor of it; all else to stderr"
     )
     parser.add_argument("--dump-dir", type=Path, metavar="DIR", help="write the graph after each pass into this folder")
     parser.add_argument("--opset", type=int, metavar="N", help="the ONNX opset (default: the target's)")
@@ -87,6 +98,16 @@ class _ListTargets(argparse.Action):
 
 
 def _run(args: argparse.Namespace) -> int:
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        check = _lower(args)
+    if check is None:
+        return 0
+    print(check.as_json() if args.json else check)
+    return 0 if check.passed else 1
+
+
+def _lower(args: argparse.Namespace) -> Verifications | None:
+    """Write the file; return what its verification found, where there is data for one."""
     from_float = float_model.is_float(args)
     options = options_from(args)
     output: Path = args.output or _beside(args)
@@ -104,8 +125,10 @@ def _run(args: argparse.Namespace) -> int:
             calib = None if args.calib is None else read_arrays(args.calib)
             model, moved = replaced(model, args.target, calib, data, options)
             data = calib if data is None else data
+    if data is None and (args.verify_on or args.json):
+        raise VerificationError("there is no data to verify on", remedy="give inputs with --verify FILE.npz")
     lowered = lowered_proto(model, args.target, options, opset=args.opset, dump_dir=args.dump_dir)
-    check = None if data is None else verify(model, lowered, data)
+    check = None if data is None else verify_on(model, lowered, data, args.verify_on)
     files = lowered.files(output, args.encodings)
     write_all(files)
     if moved:
@@ -116,10 +139,7 @@ def _run(args: argparse.Namespace) -> int:
     print(model.report if args.report else "\n".join(summary(model.report)))
     if from_float:
         print(f"outputs: SQNR {made.sqnr:.1f} dB against the float model, on {made.count} samples of the data")
-    if check is None:
-        return 0
-    print(check)
-    return 0 if check.passed else 1
+    return check
 
 
 def _beside(args: argparse.Namespace) -> Path:

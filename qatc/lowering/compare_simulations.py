@@ -7,7 +7,8 @@ import numpy as np
 
 from qatc.lowering.flatten_inputs import input_types
 from qatc.lowering.options import DEFAULT, LoweringOptions
-from qatc.lowering.verify import decibel, flat, known_inputs, simulate
+from qatc.lowering.verification import decibel
+from qatc.lowering.verify import flat, known_inputs, simulate
 from qatc.lowering.verify_data import Array, batches, checked_data
 from qatc.prepared import PreparedModel
 

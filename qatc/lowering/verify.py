@@ -2,13 +2,12 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import fx
 
@@ -18,169 +17,140 @@ from qatc.lowering.flatten_inputs import input_name, input_types
 from qatc.lowering.lower_modules import flat_signature
 from qatc.lowering.lowered import Lowered
 from qatc.lowering.options import DEFAULT, LoweringOptions
-from qatc.lowering.verify_data import Array, batches, checked_data
+from qatc.lowering.verification import TensorCheck, Verification, Verifications, decibel
+from qatc.lowering.verify_data import Array, batches, checked_data, sample_count
 from qatc.lowering.widened import widened
 from qatc.modules.kinds import op_kind
 from qatc.nested import tensors
 from qatc.pipeline import Pipeline
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
+from qatc.runtimes import Runtime, runtime_of
 
 _SIMULATED = ":simulated"
+_ROUNDING = 1e-5
 _BY_VALUE = frozenset({
     "Sigmoid", "Swish", "HardSwish", "HardSigmoid", "Gelu", "Tanh", "Elu", "Celu", "Selu", "Mish", "Softplus",
     "Softsign", "LeakyRelu", "Relu", "Clip", "Add", "Sub", "Mul", "Div", "Pow",
 })  # fmt: skip
-_LEVELS = {
-    "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-}
 
 
 @dataclass(frozen=True)
-class TensorCheck:
-    """One quantized tensor: codes compared, codes that differ and the largest step, per op and end to end."""
+class _Recorded:
+    """What the simulation gives for so many samples: codes by quantizer call, and outputs.
 
-    name: str
-    codes: int
-    differing: int
-    step: int
-    differing_end_to_end: int
-    step_end_to_end: int
-    of_codes: bool = False
-    """Whether an op of one quantized tensor made it value by value: equal codes in, equal codes out."""
-    bits: int = 8
-
-    @property
-    def together(self) -> float:
-        """How many codes differ at once: of a function of codes, all that have the code at a boundary."""
-        return max(1.0, self.codes / 2.0**self.bits) if self.of_codes else 1.0
-
-    @property
-    def finer(self) -> float:
-        """How many of the steps of 8 bits' size its steps are smaller: float32 rounds across as many more ties."""
-        return 2.0 ** max(0, self.bits - 8)
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Simulation against file.
-
-    Per op, each op of the file is fed with the simulation's own codes, so that a flipped code counts once; end to end
-    the file runs as it is. `sqnr` is that of the file's outputs against the simulation's, in dB; `jitter_sqnr` that of
-    the simulation against itself with inputs changed by a millionth: what differs less is noise of floating point.
+    `from_ties` is how far, in steps, each value lies from the tie between two codes; only where a runtime asks for it.
     """
 
-    tensors: tuple[TensorCheck, ...]
-    sqnr: float
-    jitter_sqnr: float
-    limit: float
-    step_limit: int
-    exact: bool
-
-    @property
-    def codes(self) -> int:
-        """Codes compared."""
-        return sum(t.codes for t in self.tensors)
-
-    @property
-    def differing(self) -> int:
-        """Codes that differ, per op."""
-        return sum(t.differing for t in self.tensors)
-
-    @property
-    def differing_end_to_end(self) -> int:
-        """Codes that differ when the file runs as it is."""
-        return sum(t.differing_end_to_end for t in self.tensors)
-
-    @property
-    def passed(self) -> bool:
-        """Whether the file is within the target's limit: with power-of-two scales no code may differ."""
-        if self.exact:
-            return self.differing == 0 and self.differing_end_to_end == 0
-        alike = [[t for t in self.tensors if (t.bits <= 8) == narrow] for narrow in (True, False)]
-        within = all(sum(t.differing for t in some) <= self._allowed(some) for some in alike)
-        return within and all(t.step <= self.step_limit for t in self.tensors)
-
-    @property
-    def allowed(self) -> int:
-        """Codes that may differ per op: the limit's share, and three standard deviations of such a count by chance.
-
-        Codes of a function of codes (SiLU) do not differ one by one, so their count spreads more. Of b > 8 bits 2^(b-8)
-        times as many may differ: no runtime here has integer kernels for them, and float32 rounds at those steps. They
-        are counted apart from the others.
-        """
-        return 0 if self.exact else self._allowed(self.tensors)
-
-    def _allowed(self, some: Sequence[TensorCheck]) -> int:
-        expected = sum(self.limit * t.finer * t.codes for t in some)
-        variance = sum(self.limit * t.finer * t.codes * t.together for t in some)
-        return math.ceil(expected + 3 * math.sqrt(variance))
-
-    def __str__(self) -> str:
-        head = f"{'tensor':<40} {'codes':>10} {'differ':>8} {'step':>5} {'end to end':>11} {'step':>5}"
-        worst = sorted(self.tensors, key=lambda t: (t.differing, t.differing_end_to_end), reverse=True)[:10]
-        rows = [
-            f"{t.name:<40} {t.codes:>10} {t.differing:>8} {t.step:>5} {t.differing_end_to_end:>11} "
-            f"{t.step_end_to_end:>5}"
-            for t in worst
-        ]
-        allowed = "0, end to end" if self.exact else f"{self.allowed} per op"
-        return "\n".join(
-            [
-                head,
-                *rows,
-                f"{len(self.tensors)} tensors, {self.codes} codes: {self.differing} differ per op, "
-                f"{self.differing_end_to_end} end to end (allowed: {allowed})",
-                f"outputs: SQNR {self.sqnr:.1f} dB; the simulation against itself, jittered by 1e-6: "
-                f"{self.jitter_sqnr:.1f} dB",
-                "verified" if self.passed else "NOT verified: the file does not compute what was simulated",
-            ]
-        )
+    codes: dict[str, Array]
+    outputs: list[Array]
+    zero_points: dict[str, float]
+    from_ties: dict[str, Array]
+    samples: int
 
 
-def verify(model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *, level: str = "") -> Verification:
+def verify(
+    model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], *, runtime: str | Runtime = ""
+) -> Verification:
     """Run simulation and file on `data` (an array per input of the file, by its name) and compare every code.
 
-    `level` is ONNX Runtime's optimization, "extended" or "disabled"; the target's own where not given.
-    Raises `VerificationError` where names, shapes or types of the data do not fit the model.
+    `runtime` is what runs the file, by name or itself; the first of the target's own where not given.
+    Raises `VerificationError` where names, shapes or types of the data do not fit the model, or where the runtime is
+    not installed; `ConfigError` where there is none of that name.
     """
+    return verify_on(model, lowered, data, (runtime or lowered.target.verify.runtimes[0],)).runs[0]
+
+
+def verify_on(
+    model: PreparedModel, lowered: Lowered, data: Mapping[str, Array], runtimes: Sequence[str | Runtime] = ()
+) -> Verifications:
+    """Do what `verify` does on several runtimes; on the target's own where none are given."""
+    rule = lowered.target.verify
+    chosen = [runtime_of(runtime) for runtime in dict.fromkeys(runtimes or rule.runtimes)]
     batch = lowered.options.batch
     model = flat(model, replace(lowered.options, batch=None))
     types = input_types(model)
     arrays = checked_data(types, data, known_inputs(model), batch)
-    level = level or lowered.target.verify.level
-    quantized = code_tensors(lowered.proto)
-    proto = widened(lowered.proto, quantized)
-    local = session(fed_with_codes(proto, quantized), level)
-    whole = session(with_outputs(proto, quantized), level)
-    outputs = [o.name for o in lowered.proto.graph.output]
-    found = {name: TensorCheck(name, 0, 0, 0, 0, 0) for name in quantized}
-    error, jitter, power = 0.0, 0.0, 0.0
+    runs = [_Run(lowered.proto, runtime) for runtime in chosen]
+    ties = any(runtime.tie for runtime in chosen)
+    power, jitter = 0.0, 0.0
     for feeds in batches(arrays, types, batch):
-        codes, simulated = simulate(model, list(feeds.values()))
-        fed = {name + _SIMULATED: codes[quantizer] for name, quantizer in quantized.items()}
-        near = dict(zip(quantized, local.run(list(quantized), _used(local, feeds | fed)), strict=True))
-        far = dict(zip([*quantized, *outputs], whole.run([*quantized, *outputs], _used(whole, feeds)), strict=True))
-        for name, quantizer in quantized.items():
-            found[name] = _counted(found[name], codes[quantizer], near[name], far[name])
+        recorded = _recorded(model, list(feeds.values()), sample_count(feeds, types), ties)
+        for run in runs:
+            run.compare(feeds, recorded)
         _, jittered = simulate(model, [_jittered(x) for x in feeds.values()])
-        for ours, theirs, moved in zip(simulated, (far[name] for name in outputs), jittered, strict=True):
-            power += float(np.square(ours, dtype=np.float64).sum())
-            error += float(np.square(ours.astype(np.float64) - theirs).sum())
-            jitter += float(np.square(ours.astype(np.float64) - moved).sum())
+        power += sum(_squares(ours) for ours in recorded.outputs)
+        jitter += sum(_squares(ours, moved) for ours, moved in zip(recorded.outputs, jittered, strict=True))
     bits = {ir.source_of(node).path: m.spec.bits for node, m in ir.module_calls(model) if isinstance(m, Quantizer)}
     pow2 = model.prepared_for is not None and model.prepared_for.pow2
     # Sums of products of wider codes are more than float32 holds.
     half = lowered.options.float_dtype == "fp16"
-    exact = pow2 and not half and all(m.spec.bits <= 8 for m in model.modules() if isinstance(m, Quantizer))
-    rule = lowered.target.verify
     limit = float16.DIFFERING if half else rule.differing
+    exact = pow2 and not half and all(m.spec.bits <= 8 for m in model.modules() if isinstance(m, Quantizer))
     by_value = functions_of_codes(model)
-    named = tuple(
-        TensorCheck(quantized[n], *_numbers(t), quantized[n] in by_value, bits[quantized[n]]) for n, t in found.items()
-    )
-    return Verification(named, decibel(power, error), decibel(power, jitter), limit, rule.step, exact)
+    found = [
+        Verification(
+            tuple(replace(t, of_codes=t.name in by_value, bits=bits[t.name]) for t in run.tensors.values()),
+            decibel(power, run.error), decibel(power, jitter), limit, rule.step, exact,
+            decibel(power, run.error_per_op), run.agreeing / run.samples, run.runtime.agreeing,
+            run.runtime.name, run.runtime.version, run.samples, run.samples_behind_ties,
+        )
+        for run in runs
+    ]  # fmt: skip
+    return Verifications(lowered.target.name, tuple(found), rule.runtimes)
+
+
+class _Run:
+    """A file on one runtime: cut at its codes, whole with its codes as outputs, as it is; and what was found.
+
+    It is run as it is only where codes as outputs change what the runtime fuses.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, runtime: Runtime) -> None:
+        self.runtime, self.quantized = runtime, code_tensors(proto)
+        wide = widened(proto, self.quantized)
+        self.cut = runtime.session(fed_with_codes(wide, self.quantized))
+        self.whole = runtime.session(with_outputs(wide, self.quantized))
+        self.file = runtime.session(proto) if runtime.agreeing else None
+        self.outputs = [o.name for o in proto.graph.output]
+        self.tensors = {name: TensorCheck(quantizer, 0, 0, 0, 0, 0) for name, quantizer in self.quantized.items()}
+        self.error, self.error_per_op = 0.0, 0.0
+        self.samples, self.samples_behind_ties, self.agreeing = 0, 0, 0
+
+    def compare(self, feeds: Mapping[str, Array], recorded: _Recorded) -> None:
+        """Run one batch, and add what differs."""
+        ours = {name: recorded.codes[quantizer] for name, quantizer in self.quantized.items()}
+        near = self.cut({**feeds, **{name + _SIMULATED: codes for name, codes in ours.items()}})
+        far = self.whole(feeds)
+        steps = {name: np.abs(codes.astype(np.int32) - near[name]) for name, codes in ours.items()}
+        ties = {
+            name: (steps[name] == 1) & (recorded.from_ties.get(quantizer, math.inf) <= self.runtime.tie)
+            for name, quantizer in self.quantized.items()
+        }
+        behind = _samples(ties.values(), recorded.samples)
+        self.samples += recorded.samples
+        self.samples_behind_ties += int(behind.sum())
+        for name, codes in ours.items():
+            apart = np.abs(codes.astype(np.int32) - far[name])
+            so_far = self.tensors[name]
+            self.tensors[name] = replace(
+                so_far,
+                codes=so_far.codes + codes.size,
+                differing=so_far.differing + int(np.count_nonzero(steps[name])),
+                step=max(so_far.step, int(steps[name].max(initial=0))),
+                differing_end_to_end=so_far.differing_end_to_end + int(np.count_nonzero(apart)),
+                step_end_to_end=max(so_far.step_end_to_end, int(apart.max(initial=0))),
+                at_ties=so_far.at_ties + int(np.count_nonzero(ties[name])),
+                behind_ties=so_far.behind_ties + _count_of(apart, behind),
+                power=so_far.power + _squares(codes, recorded.zero_points[self.quantized[name]]),
+                error=so_far.error + _squares(apart),
+            )
+        result = far if self.file is None else self.file(feeds)
+        for simulated, name in zip(recorded.outputs, self.outputs, strict=True):
+            self.error += _squares(simulated, result[name])
+            self.error_per_op += _squares(simulated, near[name])
+        parted = _samples((_parts(far[name], result[name]) for name in self.outputs), recorded.samples)
+        self.agreeing += int(np.count_nonzero(~parted))
 
 
 def functions_of_codes(model: fx.GraphModule) -> set[str]:
@@ -213,24 +183,37 @@ def known_inputs(model: PreparedModel) -> set[str]:
 
 
 class _CodeRecorder(fx.Interpreter):
-    """Runs a prepared model and keeps the codes of every quantizer call, by the call's own name."""
+    """Runs a prepared model and keeps the codes of every quantizer call, and how near ties they lie, by its name."""
 
-    def __init__(self, gm: fx.GraphModule) -> None:
+    def __init__(self, gm: fx.GraphModule, ties: bool) -> None:
         super().__init__(gm)
+        self.ties = ties
         self.codes: dict[str, Array] = {}
+        self.zero_points: dict[str, float] = {}
+        self.from_ties: dict[str, Array] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         quantizer = ir.module_of(n, Quantizer)
         if quantizer is not None:
-            x = self.env[n.args[0]]  # type: ignore[index]
-            self.codes[ir.source_of(n).path] = quantizer.codes(x).to(quantizer.spec.dtype).numpy()
+            x, name = self.env[n.args[0]], ir.source_of(n).path  # type: ignore[index]
+            self.codes[name] = quantizer.codes(x).to(quantizer.spec.dtype).numpy()
+            grid = quantizer.checked_grid(x)
+            self.zero_points[name] = float(grid.zero_point)
+            if self.ties:
+                steps = x / grid.scale
+                self.from_ties[name] = (steps - steps.floor() - 0.5).abs().numpy()
         return super().run_node(n)
 
 
 def simulate(model: PreparedModel, inputs: Sequence[Array]) -> tuple[dict[str, Array], list[Array]]:
     """Return the codes of every quantized tensor and the outputs of the model in eval mode."""
+    recorded = _recorded(model, inputs, 1, ties=False)
+    return recorded.codes, recorded.outputs
+
+
+def _recorded(model: PreparedModel, inputs: Sequence[Array], samples: int, ties: bool) -> _Recorded:
     modes = {module: module.training for module in model.modules()}
-    recorder = _CodeRecorder(model)
+    recorder = _CodeRecorder(model, ties)
     try:
         with torch.no_grad():
             model.eval()
@@ -238,7 +221,8 @@ def simulate(model: PreparedModel, inputs: Sequence[Array]) -> tuple[dict[str, A
     finally:
         for module, training in modes.items():
             module.training = training
-    return recorder.codes, [tensor.detach().numpy() for _, tensor in tensors(result)]
+    outputs = [tensor.detach().numpy() for _, tensor in tensors(result)]
+    return _Recorded(recorder.codes, outputs, recorder.zero_points, recorder.from_ties, samples)
 
 
 def code_tensors(proto: onnx.ModelProto) -> dict[str, str]:
@@ -276,37 +260,25 @@ def fed_with_codes(proto: onnx.ModelProto, tensors: Mapping[str, str]) -> onnx.M
     return copy
 
 
-def session(proto: onnx.ModelProto, level: str) -> onnxruntime.InferenceSession:
-    """Return a CPU session of the model at an optimization level, "extended" or "disabled"."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = _LEVELS[level]
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+def _samples(marked: Iterable[Array], count: int) -> Array:
+    """Return which samples of a batch something is marked in; where a tensor is not cut by samples, all are."""
+    found = np.zeros(count, bool)
+    for marks in marked:
+        found |= marks.reshape(count, -1).any(axis=1) if marks.shape[:1] == (count,) else marks.any()
+    return found
 
 
-def _used(of: onnxruntime.InferenceSession, feeds: dict[str, Array]) -> dict[str, Array]:
-    wanted = {i.name: i.type for i in of.get_inputs()}
-    return {
-        name: array.astype(np.float16) if wanted[name] == "tensor(float16)" else array
-        for name, array in feeds.items()
-        if name in wanted
-    }
+def _parts(a: Array, b: Array) -> Array:
+    """Return which values of an output differ by more than float32's rounding in another order."""
+    marks: Array = np.abs(np.subtract(a, b, dtype=np.float64)) > _ROUNDING * np.abs(a).max(initial=0.0)
+    return marks
 
 
-def _counted(so_far: TensorCheck, ours: Array, near: Array, far: Array) -> TensorCheck:
-    local, whole = (np.abs(ours.astype(np.int32) - theirs) for theirs in (near, far))
-    return TensorCheck(
-        so_far.name,
-        so_far.codes + ours.size,
-        so_far.differing + int(np.count_nonzero(local)),
-        max(so_far.step, int(local.max(initial=0))),
-        so_far.differing_end_to_end + int(np.count_nonzero(whole)),
-        max(so_far.step_end_to_end, int(whole.max(initial=0))),
-    )
-
-
-def _numbers(check: TensorCheck) -> tuple[int, int, int, int, int]:
-    return check.codes, check.differing, check.step, check.differing_end_to_end, check.step_end_to_end
+def _count_of(apart: Array, samples: Array) -> int:
+    """Return how many codes of these samples differ."""
+    if apart.shape[:1] == samples.shape:
+        return int(np.count_nonzero(apart[samples]))
+    return int(np.count_nonzero(apart)) if samples.any() else 0
 
 
 def _jittered(x: Array) -> Array:
@@ -316,6 +288,5 @@ def _jittered(x: Array) -> Array:
     return (x * (1 + 1e-6 * signs)).astype(x.dtype)
 
 
-def decibel(power: float, error: float) -> float:
-    """Return the ratio of a signal's power to an error's in dB."""
-    return math.inf if error == 0 else 10 * math.log10(max(power, 1e-30) / error)
+def _squares(a: Array, less: Array | float = 0.0) -> float:
+    return float(np.square(np.subtract(a, less, dtype=np.float64)).sum())

@@ -63,10 +63,14 @@ def _has_batch(kind: TensorType) -> bool:
     return kind.shape[:1] == (None,)
 
 
+def sample_count(arrays: Feeds, types: Mapping[str, TensorType]) -> int:
+    """Return how many samples the arrays hold; one where no input has a batch."""
+    return next((len(arrays[name]) for name, kind in types.items() if _has_batch(kind)), 1)
+
+
 def batches(arrays: Feeds, types: Mapping[str, TensorType], batch: int | None = None) -> Iterator[Feeds]:
     """Yield the samples in order, some at a time, or so many; an input without a batch is whole each time."""
     step = batch or _BATCH
-    samples = next((len(arrays[name]) for name, kind in types.items() if _has_batch(kind)), 1)
-    starts = range(0, samples, step)
+    starts = range(0, sample_count(arrays, types), step)
     for start in tqdm(starts, "verify", disable=None if len(starts) > 1 else True):
         yield {n: array[start : start + step] if _has_batch(types[n]) else array for n, array in arrays.items()}

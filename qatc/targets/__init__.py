@@ -2,6 +2,7 @@
 
 from qatc.errors import unknown
 from qatc.targets.onnxruntime import ONNXRUNTIME
+from qatc.targets.openvino import OPENVINO
 from qatc.targets.qnn import QNN
 from qatc.targets.target import (
     ActivationRule,
@@ -16,7 +17,9 @@ from qatc.targets.target import (
 from qatc.targets.tensorrt import TENSORRT
 from qatc.targets.tidl import TIDL, TIDL_TDA4VM
 
-TARGETS: dict[str, Target] = {target.name: target for target in (ONNXRUNTIME, TENSORRT, TIDL, TIDL_TDA4VM, QNN)}
+TARGETS: dict[str, Target] = {
+    target.name: target for target in (ONNXRUNTIME, TENSORRT, OPENVINO, TIDL, TIDL_TDA4VM, QNN)
+}
 
 
 def target_of(target: "str | Target") -> Target:

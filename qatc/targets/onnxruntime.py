@@ -88,6 +88,6 @@ ONNXRUNTIME = Target(
         native=frozenset({"weights"}),
     ),
     lint=RULE_LISTS["onnxruntime"],
-    verify=VerifyRule(level="extended", differing=1e-5),
+    verify=VerifyRule(runtimes=("onnxruntime",), differing=1e-5),
     most_bits=16,  # no integer kernel takes more than 8: what has more is dequantized, and computed in float32
 )

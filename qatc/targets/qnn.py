@@ -94,7 +94,7 @@ QNN = Target(
         native=frozenset({"weights"}),
     ),
     # No HTP to run: ONNX Runtime executes Q/DQ as written.
-    verify=VerifyRule(level="disabled", differing=1e-5),
+    verify=VerifyRule(runtimes=("onnxruntime-unoptimized",), differing=1e-5),
     most_bits=16,
     # ONNX Runtime's QNN provider: the library of the HTP.
     runtime_options={"backend_path": "libQnnHtp.so"},

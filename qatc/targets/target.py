@@ -108,12 +108,13 @@ class FileRule:
 
 @dataclass(frozen=True)
 class VerifyRule:
-    """How a file for this target is checked: ONNX Runtime's optimization level, and codes that may differ.
+    """How a file for this target is checked: the runtimes that decide, and codes that may differ.
 
-    `differing` is the share of codes, of ops fed with the simulation's own codes, and `step` how far one may be.
+    `runtimes` are names of `qatc.runtimes`, each of which adds what is its own way. `differing` is the share of codes,
+    of ops fed with the simulation's own codes, and `step` how far one may be.
     """
 
-    level: Literal["extended", "disabled"]
+    runtimes: tuple[str, ...]
     differing: float
     step: int = 1
 

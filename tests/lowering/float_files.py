@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from qatc.config import config_of
 from qatc.lowering import lowered_proto
-from qatc.lowering.verify import session
 from qatc.nested import tensors
 from qatc.passes import DedupModules, FunctionalToModule
 from qatc.prepared import PreparedFor, remember, remember_inputs
+from qatc.runtimes import RUNTIMES
 from qatc.targets import target_of
 from qatc.trace import trace
 
@@ -45,7 +45,7 @@ def check_file(proto: onnx.ModelProto, model: nn.Module, *inputs: Tensor, tolera
     feeds = {name: x.numpy() for name, x in zip("xy", inputs, strict=False) if name in read}
     with torch.no_grad():
         expected = [x.numpy() for _, x in tensors(model.eval()(*inputs))]
-    for found, wanted in zip(session(proto, "disabled").run(None, feeds), expected, strict=True):
+    for found, wanted in zip(RUNTIMES["onnxruntime-unoptimized"].session(proto)(feeds).values(), expected, strict=True):
         assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
         if tolerance:
             np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())

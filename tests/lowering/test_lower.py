@@ -17,8 +17,9 @@ import qatc
 from qatc.errors import CalibrationError, LoweringError
 from qatc.lowering import lowered_proto, verify
 from qatc.lowering.emit.exporter import clean
-from qatc.lowering.verify import code_tensors, session, with_outputs
+from qatc.lowering.verify import code_tensors, with_outputs
 from qatc.printer import format_graph
+from qatc.runtimes import RUNTIMES
 from tests.lowering.networks import Everything, calibrated, data, everything, optimized_ops
 
 TARGETS = ("onnxruntime", "tensorrt")
@@ -138,10 +139,10 @@ def test_a_power_of_two_covers_what_a_clip_lets_through(config: str, tmp_path: P
     assert {"Conv", "FusedConv"}.isdisjoint(optimized_ops(lowered.proto, tmp_path))
     found = verify(model, lowered, {"input": data().numpy()})
     assert found.passed, found
-    run = session(with_outputs(lowered.proto, code_tensors(lowered.proto)), "extended")
+    run = RUNTIMES["onnxruntime"].session(with_outputs(lowered.proto, code_tensors(lowered.proto)))
     name = next(n for n in code_tensors(lowered.proto).values() if n not in ("input_q", "2_q"))
     quantizer: Any = model.get_submodule(name)
-    codes = dict(zip([o.name for o in run.get_outputs()], run.run(None, {"input": data().numpy()}), strict=True))
+    codes = run({"input": data().numpy()})
     highest = max(int(c.max()) for n, c in codes.items() if code_tensors(lowered.proto).get(n) == name)
     value = highest * float(quantizer.checked_grid(torch.empty(0)).scale)
     assert value == 6.0 if config == "w8a8-pow2" else value <= 6.0  # a learned step may begin lower
@@ -158,11 +159,12 @@ def test_other_opsets(target: str, opset: int) -> None:
 
 def test_batch_is_dynamic() -> None:
     model = calibrated("onnxruntime", "w8a8-pow2")
-    run = session(lowered_proto(model).proto, "extended")
+    run = RUNTIMES["onnxruntime"].session(lowered_proto(model).proto)
     for n in (1, 5):
         with torch.no_grad():
             expected = model(data(n)).numpy()
-        np.testing.assert_array_equal(run.run(None, {"x": data(n).numpy()})[0], expected)
+        (found,) = run({"x": data(n).numpy()}).values()
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_lowering_leaves_the_model_as_it_was() -> None:
@@ -286,6 +288,8 @@ def test_a_constant_may_have_the_name_of_a_step() -> None:
     nodes = [doubled, summed, result]
     graph = onnx_ir.Graph([x], result.outputs, nodes=nodes, initializers=constants, opset_imports={"": 20}, name="main")
     clean(model := onnx_ir.Model(graph, ir_version=10))
-    found = session(onnx_ir.to_proto(model), "disabled").run(None, {"x": np.zeros(2, np.float32)})
-    assert found[0].tolist() == [3.0, 6.0]
+    (found,) = (
+        RUNTIMES["onnxruntime-unoptimized"].session(onnx_ir.to_proto(model))({"x": np.zeros(2, np.float32)}).values()
+    )
+    assert found.tolist() == [3.0, 6.0]
     assert [node.op_type for node in model.graph] == ["Add", "Add"]

@@ -15,7 +15,8 @@ import qatc
 from qatc.errors import LoweringError
 from qatc.lowering.lowered import Lowered, lowered_proto
 from qatc.lowering.options import LoweringOptions
-from qatc.lowering.verify import session, verify
+from qatc.lowering.verify import verify
+from qatc.runtimes import RUNTIMES
 from qatc.targets import TARGETS, Target
 from tests.lowering.networks import data, everything
 from tests.lowering.test_wide_codes import Arranged
@@ -30,7 +31,7 @@ NATIVE = replace(
     file=replace(
         ONNXRUNTIME.file, sub_byte=("native",), native=frozenset({"weights", "activations"}), opset=(21, 25, 21)
     ),
-    verify=replace(ONNXRUNTIME.verify, level="disabled"),
+    verify=replace(ONNXRUNTIME.verify, runtimes=("onnxruntime-unoptimized",)),
 )
 MIXED = qatc.QConfig(
     default=qatc.LayerConfig(weight_bits=4, activation_bits=4),
@@ -71,7 +72,7 @@ def quantized(target: str, bits: int | str) -> qatc.PreparedModel:
 
 
 def run(proto: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    found: np.ndarray = session(proto, "disabled").run(None, {"x": x})[0]
+    (found,) = RUNTIMES["onnxruntime-unoptimized"].session(proto)({"x": x}).values()
     return found
 
 

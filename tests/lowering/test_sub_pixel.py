@@ -93,8 +93,8 @@ def test_it_is_integer_and_agrees_optimized_and_not(
     gm = qatc.prepare(randomise(model), images(4, *shape), config=config)
     qatc.calibrate(gm, [images(4, *shape, seed=1)], progress=False)
     lowered = lowered_proto(gm)
-    for level in ("extended", "disabled"):
-        check = verify(gm, lowered, {"input": images(4, *shape, seed=2).numpy()}, level=level)
+    for runtime in ("onnxruntime", "onnxruntime-unoptimized"):
+        check = verify(gm, lowered, {"input": images(4, *shape, seed=2).numpy()}, runtime=runtime)
         assert check.passed, str(check)  # with power-of-two scales no code differs
     ops = optimized_ops(lowered.proto, tmp_path)
     assert ops["QLinearConv"] == 2 + len(layers)
@@ -122,7 +122,7 @@ def test_an_activation_that_is_not_fused_keeps_the_transposed_form() -> None:
     qatc.calibrate(gm, [images()], progress=False)
     lowered = lowered_proto(gm)
     assert "ConvTranspose" in {node.op_type for node in lowered.proto.graph.node}
-    assert verify(gm, lowered, {"input": images(8, 3, 8, 8).numpy()}, level="disabled").passed
+    assert verify(gm, lowered, {"input": images(8, 3, 8, 8).numpy()}, runtime="onnxruntime-unoptimized").passed
 
 
 def test_a_size_that_follows_the_batch_is_refused() -> None:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 import qatc
-from qatc.lowering.verify import TensorCheck, Verification, functions_of_codes
+from qatc.lowering.verification import TensorCheck, Verification
+from qatc.lowering.verify import functions_of_codes
 from tests.models import conv, images, randomise
 
 

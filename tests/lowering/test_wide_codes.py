@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import qatc
 from qatc.errors import ConfigError, LoweringError
 from qatc.lowering.lowered import lowered_proto
-from qatc.lowering.verify import TensorCheck, Verification, verify
+from qatc.lowering.verification import TensorCheck, Verification
+from qatc.lowering.verify import verify
 from tests.lowering.networks import data, everything
 from tests.lowering.test_quantizers_lowered import Net
 from tests.models import images, randomise

@@ -95,6 +95,24 @@ def test_of_two_convolutions_before_an_add_tensorrt_reads_the_longer_path_raw(fi
     assert (raw.name, quantized.name) == ("conv2", "skip_q")
 
 
+def test_what_is_dropped_in_training_does_not_hide_the_convolution_in_front_of_an_add() -> None:
+    """The skip is a convolution's raw result, too: read raw instead, it would be the one that the sum is fused to."""
+
+    class Dropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.main, self.head = conv(3, 4), conv(4, 4), conv(4, 4)
+            self.drop = nn.Dropout(0.3)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.stem(x)
+            return self.head(self.drop(self.main(x)) + x)
+
+    gm = placed(Dropped(), "tensorrt")
+    add = next(node for node, module in ir.module_calls(gm) if type(module).__name__ == "Add")
+    assert [node.name for node in ir.tensor_inputs(add)] == ["drop", "stem_q"]
+
+
 def test_an_add_with_no_convolution_in_front_stays_float_on_tensorrt() -> None:
     class Pools(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import qatc
 from qatc import simulator
 from qatc.lowering import LoweringOptions, lowered_proto
-from qatc.lowering.verify import code_tensors, fed_with_codes, session, with_outputs
+from qatc.lowering.verify import code_tensors, fed_with_codes, with_outputs
+from qatc.runtimes import RUNTIMES
 
 
 class Agreement(NamedTuple):
@@ -25,18 +26,16 @@ class Agreement(NamedTuple):
 
 
 def agreement(
-    proto: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], level: str = "extended", per_op: bool = False
+    proto: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], runtime: str = "onnxruntime", per_op: bool = False
 ) -> Agreement:
     """Run the file in both, end to end, or each op in ONNX Runtime fed with the simulator's codes."""
     codes, outputs = list(code_tensors(proto)), [o.name for o in proto.graph.output]
     ours = simulator.run(proto, feeds, [*codes, *outputs])
     cut = fed_with_codes(proto, code_tensors(proto)) if per_op else with_outputs(proto, code_tensors(proto))
-    of, given = session(cut, level), {**feeds, **{f"{name}:simulated": ours[name] for name in codes}}
-    used = {i.name: given[i.name] for i in of.get_inputs()}
-    theirs = dict(zip([*codes, *outputs], of.run([*codes, *outputs], used), strict=True))
+    theirs = RUNTIMES[runtime].session(cut)({**feeds, **{f"{name}:simulated": ours[name] for name in codes}})
     steps = [np.abs(ours[name].astype(np.int64) - theirs[name]) for name in codes]
     apart = [np.abs(ours[name].astype(np.float64) - theirs[name]).max(initial=0.0) for name in outputs]
-    assert all(ours[name].dtype == theirs[name].dtype for name in theirs)
+    assert all(ours[name].dtype == theirs[name].dtype for name in (*codes, *outputs))
     return Agreement(
         sum(step.size for step in steps),
         sum(int(np.count_nonzero(step)) for step in steps),

@@ -9,6 +9,7 @@ from torch import Tensor
 import qatc
 from qatc.lowering.flatten_inputs import input_name
 from qatc.nested import leaves
+from qatc.targets import TARGETS
 from tests.lowering.networks import data, everything
 from tests.models import images
 from tests.simulator.agreement import agreement, fed, lowered
@@ -25,7 +26,7 @@ CLASSICS = {entry.name: entry for entry in entries()}
 @pytest.mark.parametrize("config", ["w8a8", "w8a8-pow2", "w4a4"])
 def test_every_op_that_lowering_rewrites(target: str, config: str) -> None:
     proto = lowered(everything(), data(), target, config)
-    found = agreement(proto, fed(proto, data()), "extended" if target == "onnxruntime" else "disabled")
+    found = agreement(proto, fed(proto, data()), TARGETS[target].verify.runtimes[0])
     assert found.codes > 100_000
     assert found.differing == 0
 
@@ -81,7 +82,7 @@ def test_a_vision_transformer() -> None:
     x = images(4, 3, 96, 96)
     proto = lowered(vit_small(), x)
     assert agreement(proto, fed(proto, x)).differing == 0
-    found = agreement(proto, fed(proto, x), "disabled", per_op=True)
+    found = agreement(proto, fed(proto, x), "onnxruntime-unoptimized", per_op=True)
     assert found.codes > 2_500_000
     assert found.differing <= 1e-5 * found.codes
     assert found.step <= 1

@@ -111,7 +111,7 @@ def test_softmax_is_float_and_so_differs_from_the_integer_kernel() -> None:
     found = agreement(*CASES["Softmax"][:2])
     assert 0 < found.differing <= 0.05 * found.codes
     assert found.step == 1
-    assert agreement(*CASES["Softmax"][:2], "disabled").differing == 0
+    assert agreement(*CASES["Softmax"][:2], "onnxruntime-unoptimized").differing == 0
 
 
 def weights_as(form: str) -> Made:
@@ -147,7 +147,7 @@ def weights_as(form: str) -> Made:
 )  # fmt: skip
 def test_weights_of_other_files(form: str) -> None:
     proto, feeds, _ = weights_as(form)
-    found = agreement(proto, feeds, "disabled")
+    found = agreement(proto, feeds, "onnxruntime-unoptimized")
     assert found.codes >= 28
     assert (found.differing, found.outputs) == (0, 0.0)
     codes_name = proto.graph.node[-2].output[0]
