@@ -237,7 +237,7 @@ def test_errors_name_place_and_remedy(tmp_path: Path) -> None:
     with pytest.raises(LoweringError, match="not a prepared model"):
         qatc.lower(everything(), tmp_path / "a.onnx")
     model = copy.deepcopy(calibrated("onnxruntime", "w8a8"))
-    with pytest.raises(LoweringError, match=r"prepared and trained for onnxruntime; tensorrt wants"):
+    with pytest.raises(LoweringError, match=r"trained for onnxruntime; for tensorrt quantizers would move"):
         qatc.lower(model, tmp_path / "a.onnx", target="tensorrt")
     with pytest.raises(LoweringError, match=r"opset 12 does not fit onnxruntime\n  try: choose 13 to 21"):
         qatc.lower(model, tmp_path / "a.onnx", opset=12)
