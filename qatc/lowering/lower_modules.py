@@ -54,19 +54,32 @@ INACTIVE = (
 
 @dataclass(frozen=True)
 class DropInactive(Pass):
-    """Remove what does nothing in eval mode (dropout, identity), or to the sizes at hand (a border of no width)."""
+    """Remove what does nothing in eval mode (dropout, identity), or to the sizes at hand (a border of no width).
+
+    A quantizer behind it that has the grid of the one in front is then left out, too: linters refuse a pair repeated.
+    """
 
     name: ClassVar[str] = "drop-inactive"
 
     def run(self, gm: fx.GraphModule) -> bool:
         """Rewrite the graph; return whether anything changed."""
-        found = [node for node, module in ir.module_calls(gm) if isinstance(module, INACTIVE) or _keeps(node, module)]
-        for node in found:
-            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
-            gm.graph.erase_node(node)
-        if found:
+        changed = False
+        for node, module in list(ir.module_calls(gm)):
+            if isinstance(module, INACTIVE) or _keeps(node, module) or _repeats(node):
+                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+                gm.graph.erase_node(node)
+                changed = True
+        if changed:
             ir.prune(gm)
-        return bool(found)
+        return changed
+
+
+def _repeats(node: fx.Node) -> bool:
+    """Say whether the node is a quantizer that reads what itself, called before, has put on its grid."""
+    before = node.args[0] if node.args else None
+    if ir.module_of(node, Quantizer) is None or not isinstance(before, fx.Node):
+        return False
+    return ir.module_of(before, Quantizer) is not None and before.target == node.target
 
 
 def _keeps(node: fx.Node, module: nn.Module) -> bool:

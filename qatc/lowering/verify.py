@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,9 @@ from qatc.quantizers import Quantizer
 from qatc.runtimes import Runtime, runtime_of
 
 _SIMULATED = ":simulated"
+# In steps, how near a tie lies what an op in float gives, which no two libraries compute alike to the last bit: at
+# codes of 8 bits float32 has 16 bits behind the point, and such ops are off by a few of its last places.
+_FLOAT_TIE = 2.0**-12
 _ROUNDING = 1e-5
 _BY_VALUE = frozenset({
     "Sigmoid", "Swish", "HardSwish", "HardSigmoid", "Gelu", "Tanh", "Elu", "Celu", "Selu", "Mish", "Softplus",
@@ -71,8 +74,9 @@ def verify_on(
     model = flat(model, replace(lowered.options, batch=None))
     types = input_types(model)
     arrays = checked_data(types, data, known_inputs(model), batch)
-    runs = [_Run(lowered.proto, runtime) for runtime in chosen]
-    ties = any(runtime.tie for runtime in chosen)
+    floats = behind_floats(model)
+    runs = [_Run(lowered.proto, runtime, floats) for runtime in chosen]
+    ties = bool(floats) or any(runtime.tie for runtime in chosen)
     power, jitter = 0.0, 0.0
     for feeds in batches(arrays, types, batch):
         recorded = _recorded(model, list(feeds.values()), sample_count(feeds, types), ties)
@@ -106,8 +110,9 @@ class _Run:
     It is run as it is only where codes as outputs change what the runtime fuses.
     """
 
-    def __init__(self, proto: onnx.ModelProto, runtime: Runtime) -> None:
+    def __init__(self, proto: onnx.ModelProto, runtime: Runtime, floats: Container[str]) -> None:
         self.runtime, self.quantized = runtime, code_tensors(proto)
+        self.near = {name: _FLOAT_TIE if name in floats else runtime.tie for name in self.quantized.values()}
         wide = widened(proto, self.quantized)
         self.cut = runtime.session(fed_with_codes(wide, self.quantized))
         self.whole = runtime.session(with_outputs(wide, self.quantized))
@@ -124,7 +129,7 @@ class _Run:
         far = self.whole(feeds)
         steps = {name: np.abs(codes.astype(np.int32) - near[name]) for name, codes in ours.items()}
         ties = {
-            name: (steps[name] == 1) & (recorded.from_ties.get(quantizer, math.inf) <= self.runtime.tie)
+            name: (steps[name] == 1) & (recorded.from_ties.get(quantizer, math.inf) <= self.near[quantizer])
             for name, quantizer in self.quantized.items()
         }
         behind = _samples(ties.values(), recorded.samples)
@@ -166,6 +171,19 @@ def functions_of_codes(model: fx.GraphModule) -> set[str]:
         elif module is not None and op_kind(module) in _BY_VALUE:
             origins = {source.get(tensor) for tensor in inputs}
             source[node] = origins.pop() if len(origins) == 1 else None
+    return found
+
+
+def behind_floats(model: fx.GraphModule) -> set[str]:
+    """Return the quantizer calls, by name, whose tensor an op in float gives (LayerNorm, GELU), or ops behind it."""
+    floats: set[fx.Node] = set()
+    found: set[str] = set()
+    for node in model.graph.nodes:
+        behind = any(tensor in floats for tensor in ir.tensor_inputs(node))
+        if ir.module_of(node, Quantizer) is not None:
+            found |= {ir.source_of(node).path} if behind else set()
+        elif behind or (ir.why_float(node) and not ir.fused_into(node)):
+            floats.add(node)
     return found
 
 

@@ -4,8 +4,11 @@ from qatc.errors import unknown
 from qatc.runtimes.onnxruntime import ONNXRUNTIME, ONNXRUNTIME_UNOPTIMIZED
 from qatc.runtimes.openvino import OPENVINO
 from qatc.runtimes.runtime import Arrays, Runtime, Session
+from qatc.runtimes.simulator import SIMULATOR
 
-RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (ONNXRUNTIME, ONNXRUNTIME_UNOPTIMIZED, OPENVINO)}
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime for runtime in (ONNXRUNTIME, ONNXRUNTIME_UNOPTIMIZED, OPENVINO, SIMULATOR)
+}
 
 
 def runtime_of(runtime: "str | Runtime") -> Runtime:

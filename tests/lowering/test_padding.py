@@ -11,6 +11,7 @@ import qatc
 from qatc.lowering import lowered_proto, verify
 from tests.lowering.networks import optimized_ops
 from tests.models import conv, images, randomise
+from tools.zoo_suites.classics_images import UNetTransposed
 
 
 class Below(nn.Module):
@@ -80,3 +81,14 @@ def test_a_border_cut_off_is_no_padding() -> None:
     lowered = lowered_proto(gm)
     assert "1/Pad" in {node.name for node in lowered.proto.graph.node}
     assert verify(gm, lowered, {"input": images(8, 3, 8, 8, seed=2).numpy()}).passed
+
+
+def test_no_pair_is_repeated_where_the_sizes_leave_a_border_no_width() -> None:
+    """A U-Net pads by the difference of two sizes: none where the size is even."""
+    model = qatc.prepare(UNetTransposed(), images(2, 3, 16, 16))
+    qatc.calibrate(model, [images(2, 3, 16, 16)], progress=False)
+    lowered = lowered_proto(model)
+    made = {name: node.op_type for node in lowered.proto.graph.node for name in node.output}
+    read = [made.get(n.input[0]) for n in lowered.proto.graph.node if n.op_type == "QuantizeLinear"]
+    assert read.count("Conv") > 0
+    assert "DequantizeLinear" not in read

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 import qatc
-from qatc import simulator
-from qatc.lowering import Lowered, Verification, lower, verify
+from qatc.lowering import Lowered, Verification, lower, verify_on
 from qatc.lowering.verify import code_tensors, with_outputs
-from qatc.runtimes import RUNTIMES
-from qatc.runtimes.openvino import left_in_float, precisions
+from qatc.runtimes.onnxruntime import ONNXRUNTIME, ONNXRUNTIME_UNOPTIMIZED
+from qatc.runtimes.openvino import OPENVINO, left_in_float, precisions
+from qatc.runtimes.simulator import SIMULATOR
 from qatc.targets import TARGETS
 from tools import measure
 from tools.bench import cells
@@ -37,9 +37,8 @@ FIELDS = ("model", "target", "config")
 FLOAT = ("float", "-")  # the target and configuration of the float file's row
 LONGEST = 900.0
 QUICK, QUICK_SIZE = ("unet", "detector"), 32
-SHOWN = {"unoptimized": "onnxruntime-unoptimized", "optimized": "onnxruntime"}  # beside the target's own runtime
+EVERYWHERE = (ONNXRUNTIME_UNOPTIMIZED.name, ONNXRUNTIME.name, SIMULATOR.name)
 GOAL_SHARE = 1e-5  # of codes that may differ per op with free scales
-_SIMULATOR = "simulator"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,19 +94,14 @@ def measured(name: str, target: str, config: str, size: int | None = None) -> ce
         qatc.calibrate(prepared, calibration.split(BATCH), progress=False)
         lowered = lower(prepared.eval(), path)
         data = {lowered.proto.graph.input[0].name: images(COMPARISON, *calibration.shape[1:], seed=2).numpy()}
+        own = TARGETS[target].verify.runtimes
+        found = verify_on(prepared, lowered, data, tuple(dict.fromkeys((*own, *EVERYWHERE))))
         return {
-            "runtimes": {
-                **{
-                    kind: _figures(verify(prepared, lowered, data, runtime=name))
-                    for kind, name in _shown(target).items()
-                },
-                _SIMULATOR: _simulated(lowered, data),
-            },
-            "float_layers": (
-                len(left_in_float(precisions(lowered.proto)))
-                if _own(target) == "openvino"
-                else measure.left_in_float(path).total()
-            ),
+            "runtimes": {run.runtime: _figures(run) for run in found.runs},
+            "passed": found.passed,
+            "simulated": _simulated(lowered, data) if target == ONNXRUNTIME.name else None,
+            "float_layers": measure.left_in_float(path).total(),
+            "openvino_float": len(left_in_float(precisions(lowered.proto))) if OPENVINO.name in own else None,
             "quantized_layers": sum(bool(row.weight) for row in prepared.report.rows),
             "errors": sum(finding.severity == "error" for finding in lowered.findings),
             "warnings": sum(finding.severity == "warning" for finding in lowered.findings),
@@ -119,48 +113,43 @@ def _figures(check: Verification) -> cells.Row:
     return {
         "codes": check.codes,
         "differing": check.differing,
+        "at_ties": check.at_ties,
         "step": max((t.step for t in check.tensors), default=0),
         "end_to_end": check.differing_end_to_end,
-        "behind_ties": sum(t.behind_ties for t in check.tensors),
         "sqnr": None if math.isinf(check.sqnr) else round(check.sqnr, 1),
         "jitter": None if math.isinf(check.jitter_sqnr) else round(check.jitter_sqnr, 1),
     }
 
 
-def _simulated(lowered: Lowered, data: dict[str, Any]) -> cells.Row:
+def _simulated(lowered: Lowered, data: dict[str, Any]) -> int:
     """Return how many codes the simulator gives otherwise than ONNX Runtime, optimized, end to end."""
-    names = list(code_tensors(lowered.proto))
-    ours = simulator.run(lowered.proto, data, names)
-    theirs = RUNTIMES["onnxruntime"].session(with_outputs(lowered.proto, code_tensors(lowered.proto)))(data)
-    steps = [np.abs(ours[name].astype(np.int64) - theirs[name]) for name in names]
-    return {"codes": sum(s.size for s in steps), "end_to_end": sum(int(np.count_nonzero(s)) for s in steps)}
-
-
-_HEAD = (
-    f"{'':26}{'':>12}{'unoptimized':^29}{'{}':^29}{'simu-':>9}{'float':>7}{'lint':>8}{'file':>6}\n"
-    f"{'model':20}{'scales':6}{'codes':>12}"
-    f"{'per op':>8}{'by':>3}{'in all':>10}{'dB':>8}{'per op':>8}{'by':>3}{'in all':>10}{'dB':>8}"
-    f"{'lator':>9}{'layers':>7}{'e / w':>8}{'ratio':>6}"
-)
+    proto = with_outputs(lowered.proto, code_tensors(lowered.proto))
+    ours, theirs = (runtime.session(proto)(data) for runtime in (SIMULATOR, ONNXRUNTIME))
+    return sum(int(np.count_nonzero(ours[name] != theirs[name])) for name in code_tensors(lowered.proto))
 
 
 def table(rows: Sequence[cells.Row], target: str) -> list[str]:
     """Return a line per network and configuration of one target."""
     sizes = {row["model"]: row.get("bytes") for row in rows if (row["target"], row["config"]) == FLOAT}
-    own = _own(target) if _own(target) not in SHOWN else "optimized"
-    lines = [_HEAD.replace(f"{'{}':^29}", f"{own:^29}")]
-    for row in rows:
-        if row["target"] != target:
-            continue
+    of = [row for row in rows if row["target"] == target]
+    runtimes = list(dict.fromkeys(name for row in of for name in row.get("runtimes", ())))
+    lines = [
+        f"{'':38}" + "".join(f"{name:^30}" for name in runtimes) + f"{'float':>8}{'lint':>8}{'file':>6}",
+        f"{'model':20}{'scales':6}{'codes':>12}" + f"{'per op':>8}{'by':>3}{'in all':>11}{'dB':>8}" * len(runtimes)
+        + f"{'layers':>8}{'e / w':>8}{'ratio':>6}",
+    ]  # fmt: skip
+    for row in of:
         head = f"{row['model']:20}{'pow2' if row['config'].endswith('pow2') else 'free':6}"
         if "error" in row:
             lines.append(f"{head}  {row['error']}")
             continue
-        found = row["runtimes"]
-        base, lint = sizes.get(row["model"]), f"{row['errors']} / {row['warnings']}"
+        found, base = row["runtimes"], sizes.get(row["model"])
+        left = f"{row['float_layers']}" + (f" / {row['openvino_float']}" if row["openvino_float"] is not None else "")
+        lint = f"{row['errors']} / {row['warnings']}"
         lines.append(
-            f"{head}{found['unoptimized']['codes']:>12,}{_runtime(found['unoptimized'])}{_runtime(found[own])}"
-            f"{found[_SIMULATOR]['end_to_end']:>9}{row['float_layers']:>7}{lint:>8}"
+            f"{head}{next(iter(found.values()))['codes']:>12,}"
+            + "".join(_runtime(found[name]) for name in runtimes)
+            + f"{left:>8}{lint:>8}"
             + (f"{row['bytes'] / base:>6.2f}" if base else f"{'-':>6}")
         )
     return lines
@@ -168,48 +157,41 @@ def table(rows: Sequence[cells.Row], target: str) -> list[str]:
 
 def _runtime(found: cells.Row) -> str:
     sqnr = "inf" if found["sqnr"] is None else f"{found['sqnr']:.1f}"
-    return f"{found['differing']:>8}{found['step']:>3}{found['end_to_end']:>10}{sqnr:>8}"
+    return f"{found['differing']:>8}{found['step']:>3}{found['end_to_end']:>11}{sqnr:>8}"
 
 
 def goals(rows: Sequence[cells.Row]) -> Iterator[str]:
     """Yield a line per promise, of the runtime that each target is verified on: what was measured, and was promised."""
     done = [row for row in rows if "runtimes" in row]
-    own = [(row, row["runtimes"][_own(row["target"])]) for row in done]
-    pow2 = [found["end_to_end"] - found.get("behind_ties", 0) for row, found in own if row["config"].endswith("pow2")]
+    own = [(row, row["runtimes"][TARGETS[row["target"]].verify.runtimes[0]]) for row in done]
+    yield f"verified on the target's own runtime: {sum(row['passed'] for row in done)} of {len(done)} files (goal: all)"
+    exact = [found for row, found in own if row["config"].endswith("pow2") and not found["at_ties"]]
+    yield (
+        f"power-of-two scales: {sum(found['end_to_end'] for found in exact)} codes differ in all, of {len(exact)} "
+        "files that meet no tie (goal: 0)"
+    )
     free = [found for row, found in own if not row["config"].endswith("pow2")]
     share = max((found["differing"] / found["codes"] for found in free), default=0.0)
-    yield f"power-of-two scales: {sum(pow2)} codes differ in all, of {len(pow2)} files (goal: 0, ties apart)"
     yield (
         f"free scales: at most {1e5 * share:.2f} codes in 100,000 differ per op, by "
         f"{max((found['step'] for found in free), default=0)}, of {len(free)} files (goal: {1e5 * GOAL_SHARE:g}, by 1)"
     )
-    left = sum(row["float_layers"] for row in done if row["target"] == "onnxruntime")
+    left = sum(row["float_layers"] for row in done if row["target"] == ONNXRUNTIME.name)
     yield f"Conv, Gemm and MatMul left in float by ONNX Runtime in files for it: {left} (goal: 0)"
-    simulated = sum(row["runtimes"][_SIMULATOR]["end_to_end"] for row in done if row["target"] == "onnxruntime")
+    simulated = sum(row["simulated"] for row in done if row["simulated"] is not None)
     yield f"codes that the simulator has otherwise than ONNX Runtime in files for it: {simulated} (goal: 0)"
     yield f"lint errors: {sum(row['errors'] for row in done)} (goal: 0)"
     failed = [" ".join(row[field] for field in FIELDS) for row in rows if "error" in row]
     yield f"failed: {', '.join(failed) or 'none'} of {len(rows)}"
 
 
-def _shown(target: str) -> dict[str, str]:
-    """Return the runtimes that a target's files are run on: what each is called here, and its name."""
-    own = TARGETS[target].verify.runtimes[0]
-    return SHOWN if own in SHOWN.values() else {**SHOWN, own: own}
-
-
-def _own(target: str) -> str:
-    wanted = TARGETS[target].verify.runtimes[0]
-    return next(kind for kind, name in _shown(target).items() if name == wanted)
-
-
 _LEGEND = """\
-Written by `tools/bench/targets --write docs/targets-figures.md`: seeded random weights and statistics, 8 images.
-*Per op*: codes that differ where each op of the file is fed with the simulation's own codes, and *by* how much; *in
-all*: where the file runs as it is; *dB*: the file's outputs against the simulation's. *Unoptimized* and *optimized* are
-ONNX Runtime's levels; files for another runtime than it run in float there. *Simulator*: codes of `qatc.simulator`
-other than ONNX Runtime's, optimized. *Float layers*: what ONNX Runtime leaves in float, of files for OpenVINO what that
-does. *Lint*: errors and warnings of the target's rules. *File*: size beside the float one.
+Written by `tools/bench/targets --write docs/targets-figures.md`: seeded random weights and statistics, 8 images. On
+each runtime, *per op*: codes that differ where each op of the file is fed with the simulation's own codes, and *by* how
+much; *in all*: where the file runs as it is; *dB*: its outputs against the simulation's. ONNX Runtime runs files for
+another runtime in float; *simulator* is `qatc.simulator`, which runs any in integers. *Float layers*: what ONNX Runtime
+(and OpenVINO, behind the slash) leaves in float. *Lint*: errors and warnings of the target's rules. *File*: size beside
+the float one.
 """
 
 
