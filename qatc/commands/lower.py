@@ -113,18 +113,18 @@ def _lower(args: argparse.Namespace) -> Verifications | None:
     output: Path = args.output or _beside(args)
     for path in filter(None, (output, args.encodings, args.save)):
         _check_writable(path)
+    if not from_float:
+        model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
     data: Mapping[str, Array] | None = None if args.verify is None else read_arrays(args.verify)
     moved = ""
     if from_float:
         made = float_model.from_float(args)
         model = made.model
         data = made.samples if data is None and not args.no_verify else data
-    else:
-        model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
-        if args.replace_placement and is_for_another(model, args.target):
-            calib = None if args.calib is None else read_arrays(args.calib)
-            model, moved = replaced(model, args.target, calib, data, options)
-            data = calib if data is None else data
+    elif args.replace_placement and is_for_another(model, args.target):
+        calib = None if args.calib is None else read_arrays(args.calib)
+        model, moved = replaced(model, args.target, calib, data, options)
+        data = calib if data is None else data
     if data is None and (args.verify_on or args.json):
         raise VerificationError("there is no data to verify on", remedy="give inputs with --verify FILE.npz")
     lowered = lowered_proto(model, args.target, options, opset=args.opset, dump_dir=args.dump_dir)

@@ -57,6 +57,7 @@ class DropInactive(Pass):
     """Remove what does nothing in eval mode (dropout, identity), or to the sizes at hand (a border of no width).
 
     A quantizer behind it that has the grid of the one in front is then left out, too: linters refuse a pair repeated.
+    What does nothing to the sizes stays between two grids, since runtimes merge pairs that follow one another.
     """
 
     name: ClassVar[str] = "drop-inactive"
@@ -65,13 +66,21 @@ class DropInactive(Pass):
         """Rewrite the graph; return whether anything changed."""
         changed = False
         for node, module in list(ir.module_calls(gm)):
-            if isinstance(module, INACTIVE) or _keeps(node, module) or _repeats(node):
+            keeps = _keeps(node, module) and not _is_between_grids(node)
+            if keeps or isinstance(module, INACTIVE) or _repeats(node):
                 node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
                 gm.graph.erase_node(node)
                 changed = True
         if changed:
             ir.prune(gm)
         return changed
+
+
+def _is_between_grids(node: fx.Node) -> bool:
+    """Say whether the node reads a quantizer's tensor, and a quantizer of another grid reads its own."""
+    before = ir.module_of(node.args[0], Quantizer)
+    readers = [ir.module_of(user, Quantizer) for user in node.users]
+    return before is not None and any(reader is not None and reader is not before for reader in readers)
 
 
 def _repeats(node: fx.Node) -> bool:

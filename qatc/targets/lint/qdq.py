@@ -207,14 +207,14 @@ class Biased(NamedTuple):
 
 
 def biased(view: GraphView, node: Node) -> Biased | None:
-    """Return the bias of a weighted op, or that which an Add puts behind one."""
+    """Return the bias of a weighted op, or that which an Add puts right behind one, with no Q/DQ between."""
     if operands(view, node):
         return Biased(node, node.input(2)) if node.input(2) else None
     if node.op == "Add" and len(node.inputs) == 2:
         for bias, product in (node.inputs, node.inputs[::-1]):
             dims = view.dims(bias)
-            is_vector = dims is not None and sum(dim != 1 for dim in dims) <= 1
-            maker = view.producer(unquantized(view, product))
+            is_vector = bool(dims) and sum(dim != 1 for dim in dims or ()) <= 1  # a number is no bias
+            maker = view.producer(product)
             if is_vector and view.is_constant(bias) and maker is not None and operands(view, maker):
                 return Biased(maker, bias)
     return None
