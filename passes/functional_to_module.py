@@ -117,6 +117,7 @@ def take_piece(gm: fx.GraphModule, node: fx.Node) -> bool:
     if found is None:
         return False
     name, whole, module = found
+    ir.note_replaced(node.all_input_nodes[0], node)
     become_call(gm, node, name, module, (whole,), {})
     return True
 

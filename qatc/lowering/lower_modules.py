@@ -23,7 +23,6 @@ from qatc.lowering.lowered_modules import (
     LoweredSubPixel,
     PaddedCodes,
     SumPool,
-    representable,
 )
 from qatc.lowering.options import DEFAULT, LoweringOptions
 from qatc.lowering.record_types import RecordTypes
@@ -37,7 +36,7 @@ from qatc.modules.fused_forms import LAYERS, fused_form
 from qatc.modules.kinds import op_kind, output_range, to_one
 from qatc.modules.transposed import FusedConvTranspose
 from qatc.pipeline import Pass, Pipeline
-from qatc.quantizers import Quantizer
+from qatc.quantizers import Quantizer, representable
 from qatc.targets import Target
 
 INACTIVE = (
@@ -66,8 +65,7 @@ class DropInactive(Pass):
         changed = False
         for node, module in list(ir.module_calls(gm)):
             if isinstance(module, INACTIVE) or _keeps(node, module) or _repeats(node):
-                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
-                gm.graph.erase_node(node)
+                ir.replace(node, node.args[0])  # type: ignore[arg-type]
                 changed = True
         if changed:
             ir.prune(gm)
@@ -123,8 +121,7 @@ class DropCoveredClips(Pass):
             if isinstance(module, Fused):
                 module.activation = None
             else:
-                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
-                gm.graph.erase_node(node)
+                ir.replace(node, node.args[0])  # type: ignore[arg-type]
             changed = True
         if changed:
             ir.prune(gm)
@@ -146,8 +143,10 @@ class DropCoveredClips(Pass):
             ir.set_clipped_codes(user, (clip.min_val, clip.max_val))
         return True
 
-    def __str__(self) -> str:
-        return f"{self.name} target={self.target.name}"
+    @property
+    def options(self) -> str:
+        """The fields as text."""
+        return f"target={self.target.name}"
 
     @staticmethod
     def _covered(node: fx.Node, clip: nn.Module) -> bool:
@@ -184,7 +183,7 @@ class LowerModules(Pass):
                 sizes = {name: value for name, value in first.kwargs.items() if name not in _OF_LAYERS}
                 node.target, node.args, node.kwargs = path, first.args[:1], sizes
                 if first is not node:
-                    gm.graph.erase_node(first)
+                    ir.replace(first, node)
             if isinstance(lowered, LoweredSubPixel):
                 _set_phases(node, lowered)
         ir.prune(gm)
@@ -197,8 +196,10 @@ class LowerModules(Pass):
             place = " ".join(filter(None, (str(node.target), ir.source_of(node).location)))
             raise type(error)(error.what, where=error.where or place, remedy=error.remedy) from error
 
-    def __str__(self) -> str:
-        return f"{self.name} target={self.target.name}"
+    @property
+    def options(self) -> str:
+        """The fields as text."""
+        return f"target={self.target.name}"
 
     def _lowered(self, node: fx.Node, module: nn.Module) -> nn.Module | None:
         """Return the module's form in the file; None if it stays."""

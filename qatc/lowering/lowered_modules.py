@@ -17,7 +17,7 @@ from qatc.lowering.sub_pixel import SubPixel
 from qatc.lowering.weights import Weights
 from qatc.modules.fused import Folded, Fused
 from qatc.modules.kinds import pad_widths
-from qatc.quantizers import Quantizer
+from qatc.quantizers import Quantizer, representable
 from qatc.quantizers.fake_quantize import bias_codes, snap
 from qatc.targets import Target
 
@@ -70,13 +70,6 @@ class PaddedCodes:
     def of(cls, pad: nn.Module, quantizer: Quantizer) -> "PaddedCodes":
         """Return what a pad does to the codes of a quantizer."""
         return cls(pad_widths(pad), int(quantizer.checked_grid(torch.empty(0)).zero_point))
-
-
-def representable(quantizer: Quantizer) -> tuple[float, float]:
-    """Return the least and greatest value on a tensor's grid."""
-    grid, spec = quantizer.checked_grid(torch.empty(0)), quantizer.spec
-    low, high = (dequantize(torch.tensor(float(code)), grid, spec) for code in (spec.qmin, spec.qmax))
-    return float(low), float(high)
 
 
 class LoweredLayer(nn.Module):

@@ -116,5 +116,5 @@ def describe_quant(module: nn.Module) -> str:
     """Return how a module quantizes, for a dump: `w=s8/ch0` of a layer, the spec of a quantizer."""
     if isinstance(module, Quantizer):
         return str(module.spec)
-    quantizer = getattr(module, "weight_quantizer", None)
+    quantizer = module._modules.get("weight_quantizer")
     return f"w={quantizer.spec}" if isinstance(quantizer, Quantizer) else ""
