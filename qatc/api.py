@@ -61,7 +61,7 @@ def prepare(
         config: a `QConfig`, the path of one in a `.toml` file, or a preset: `w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`,
             or a founding system's defaults (`nnabla`, ...; docs/configuration.md lists them).
         dump_dir: a folder for the numbered dump after each pass that changed something (`qatc.inspection.DumpFolder`).
-        observers: what else is told of the traced graph and of each pass, as `qatc.inspection.PrintAfterChange()`.
+        observers: what else is told of the traced graph and of each pass, as `qatc.inspection.PrintPasses()`.
         verify: whether to compare the result, with its quantizers off, with the model: outputs in eval mode, outputs,
             gradients and statistics of a training step (`qatc.float_difference`), unless BatchNorms are asked to train
             without batch statistics. Needs example_inputs of the real kind, and the time and memory of a few runs.

@@ -138,13 +138,20 @@ def _attributes(module: nn.Module) -> str:
         if name == "bias" and isinstance(value, bool):
             continue
         short = _SHORT_NAMES.get(name)
-        parts.append(f"{short}{_compact(value)}" if short else f"{name}={value!r}")
+        parts.append(f"{short}{_compact(value)}" if short else f"{name}={_value(value)}")
     activation = module._modules.get("activation")
     if activation is not None:
         parts.append(f"act={type(activation).__name__}")
     if isinstance(module, Fused) and module.bn_mode != DEFAULT:
         parts.append(f"bn={module.bn_mode}")
     return " ".join(parts)
+
+
+def _value(value: Any) -> str:
+    """Return a value on one line; a layer that a lowered module keeps in a list is its line's part."""
+    if isinstance(value, list) and value and all(isinstance(part, nn.Module) for part in value):
+        return ",".join(f"{type(part).__name__}({_attributes(part)})" for part in value)
+    return " ".join(repr(value).split())
 
 
 @cache

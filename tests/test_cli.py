@@ -138,6 +138,26 @@ def test_json_is_all_that_is_on_stdout(
     assert (said["target"], [run["runtime"] for run in said["runtimes"]]) == ("onnxruntime", ["onnxruntime"])
     assert {"name", "codes", "differing", "step", "sqnr_db"} <= set(said["runtimes"][0]["tensors"][0])
     assert "wrote" in printed.err
+def test_lowering_prints_its_passes(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(checkpoint, "-o", tmp_path / "a.onnx", "--print-after", "lower-modules") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("# 09 lower-modules target=onnxruntime: 25 -> 25 nodes\n%x = input() : f32[N,3,16,16]")
+    assert printed.splitlines()[-1].startswith("wrote ")
+    for options in (("--print-after-change", "--diff"), ("--diff",)):
+        assert run(checkpoint, "-o", tmp_path / "a.onnx", *options) == 0
+        head, *rest = capsys.readouterr().out.splitlines()
+        assert head == "# 06 drop-inactive: 26 -> 25 nodes"
+        assert rest[0].startswith("-%drop = Dropout(")
+
+
+def test_a_pass_to_print_that_there_is_not_is_an_error(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(checkpoint, "-o", tmp_path / "a.onnx", "--print-after", "lower") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "no pass is named 'lower'" in printed.err
+    assert not (tmp_path / "a.onnx").exists()
 
 
 class Bad:

@@ -2,9 +2,10 @@
 
 from qatc.commands.accumulators import ACCUMULATORS
 from qatc.commands.command import Command
+from qatc.commands.dump import DUMP
 from qatc.commands.lint import LINT
 from qatc.commands.lower import LOWER
 
-COMMANDS: tuple[Command, ...] = (LOWER, LINT, ACCUMULATORS)
+COMMANDS: tuple[Command, ...] = (LOWER, DUMP, LINT, ACCUMULATORS)
 
-__all__ = ["ACCUMULATORS", "COMMANDS", "LINT", "LOWER", "Command"]
+__all__ = ["ACCUMULATORS", "COMMANDS", "DUMP", "LINT", "LOWER", "Command"]

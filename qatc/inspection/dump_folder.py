@@ -9,7 +9,8 @@ from typing import Any
 import qatc
 from qatc.config import QConfig, config_name
 from qatc.errors import QatcError
-from qatc.inspection.graph_data import GraphData, graph_data, text_of
+from qatc.inspection.formats import as_json
+from qatc.inspection.graph_data import graph_data, text_of
 from qatc.pipeline import PassEvent
 from qatc.targets import Target
 from qatc.whole_file import replacing
@@ -66,7 +67,7 @@ class DumpFolder:
             name, found = f"{event.index:02}-{event.name}", graph_data(event.gm)
             text, graph, self._nodes = f"{name}.txt", f"{name}.json", len(found["nodes"])
             (self.folder / text).write_text(text_of(found), encoding="utf-8")
-            (self.folder / graph).write_text(lines_of_json(found), encoding="utf-8")
+            (self.folder / graph).write_text(as_json(found), encoding="utf-8")
         self.steps.append(
             {
                 "index": event.index, "name": event.name, "options": event.options, "changed": event.changed,
@@ -78,11 +79,6 @@ class DumpFolder:
         head = {"qatc": qatc.__version__, "title": title, "target": self.target, "config": self.config}
         with replacing(self.folder / MANIFEST) as file:
             file.write(json.dumps({**head, "steps": self.steps}, indent=1).encode())
-
-
-def lines_of_json(graph: GraphData) -> str:
-    """Return the graph as JSON, a node a line."""
-    return '{"nodes": [\n' + ",\n".join(map(json.dumps, graph["nodes"])) + "\n]}\n"
 
 
 def _listed(manifest: Path) -> list[str]:

@@ -40,7 +40,8 @@ class LoweredQuantizer(nn.Module):
         arrange: "SubPixel | PaddedCodes | None" = None,
     ) -> None:
         super().__init__()
-        spec, self.arrange = quantizer.spec, arrange
+        self.spec, self.arrange = quantizer.spec, arrange
+        spec = self.spec
         scale, zero_point = quantizer.checked_grid(torch.empty(0))
         self.register_buffer("scale", scale.float().clone())
         self.register_buffer("zero_point", zero_point.to(spec.dtype))
@@ -94,6 +95,7 @@ class LoweredLayer(nn.Module):
         super().__init__()
         self.layer = [layer]  # in a list, since its float parameters are not part of the file
         spec, file = weights.spec, target.file
+        self.weight_spec = spec
         self.axis, self.channels = spec.axis or 0, len(weights.codes)
         self.activation = layer.activation
         self.bits = spec.bits
