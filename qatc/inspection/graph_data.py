@@ -22,6 +22,7 @@ def graph_data(gm: fx.GraphModule) -> GraphData:
     - `inputs`: the names of the nodes that it reads; modules that it is given (BatchNorm, grid) are no nodes here;
     - `path`: of the module in the user's model; `file` and `line` (0 where unknown) of the call;
     - `why_float`: why it stays in float; `fused_into`: the path of the op that the target fuses it into;
+    - `part_of`: the call that was taken apart into it and others;
     - `replaces`: the names of the nodes that passes took out, and whose place or work this one took over;
     - `range`: of a quantizer that has one, the least and greatest value on its grid; else None;
     - `weight`: whether it is computed from parameters and constants alone.
@@ -57,6 +58,7 @@ def _node_data(node: fx.Node, inputs: list[str], constant: bool) -> NodeData:
         "quant": text.quant,
         "why_float": ir.why_float(node),
         "fused_into": ir.fused_into(node),
+        "part_of": ir.part_of(node),
         "replaces": list(ir.replaces(node)),
         "range": list(representable(quantizer)) if quantizer is not None and quantizer.ready else None,
         "weight": constant,

@@ -39,6 +39,7 @@ def test_a_node_is_its_line_part_by_part() -> None:
             "quant": "w=s8/ch0/pow2",
             "why_float": "",
             "fused_into": "",
+            "part_of": "",
             "replaces": ["bn", "relu"],
             "range": None,
             "weight": False,
