@@ -77,6 +77,9 @@ class Source:
         return " ".join(part for part in (self.path, self.location) if part)
 
 
+_NOWHERE = Source()
+
+
 def tensor_type(node: fx.Node) -> TensorType | None:
     """Return what is known of the node's tensor."""
     found: TensorType | None = node.meta.get(_TYPE)
@@ -104,7 +107,7 @@ def set_dims(node: fx.Node, dims: Dims) -> None:
 
 def source_of(node: fx.Node) -> Source:
     """Return where the user wrote this op."""
-    found: Source = node.meta.get(_SOURCE, Source())
+    found: Source = node.meta.get(_SOURCE, _NOWHERE)
     return found
 
 

@@ -90,6 +90,7 @@ class Pipeline:
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)
 
+    @postponed_collection()
     def begin(self, gm: fx.GraphModule, observers: Iterable[Observer], name: str, seconds: float = 0.0) -> None:
         """Tell the observers of the graph that the passes are to begin with; `name` says where it comes from."""
         _tell(observers, PassEvent(0, name, gm, True, seconds, passes=tuple(step.name for step in self.passes)))

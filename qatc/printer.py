@@ -5,14 +5,14 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
-from qatc.ir import module_of, referenced_module, source_of, tensor_type
+from qatc.ir import TensorType, module_of, referenced_module, source_of, tensor_type
 from qatc.modules.bn_modes import DEFAULT
 from qatc.modules.fused import Fused
 from qatc.modules.kinds import describe_quant
@@ -79,7 +79,7 @@ def node_text(node: fx.Node) -> NodeText:
     return NodeText(
         head=f"%{node.name} = {shown}({_arguments(node)})",
         kind=shown,
-        type="" if kind is None else str(kind),
+        type="" if kind is None else _type(kind),
         attributes="" if module is None else _attributes(module),
         quant="" if module is None else describe_quant(module),
         path=source.path if module is None else str(node.target),  # a second call site has a path of its own
@@ -91,6 +91,11 @@ def diff(before: str, after: str, *, context: int = 0) -> str:
     """Return the lines that differ between two dumps (` `, `-` and `+` in front), without headers."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=context)
     return "".join(line + "\n" for line in lines if not line.startswith(("---", "+++", "@@")))
+
+
+@lru_cache(maxsize=4096)
+def _type(kind: TensorType) -> str:
+    return str(kind)
 
 
 def _kind(node: fx.Node, module: nn.Module | None) -> str:
@@ -130,10 +135,10 @@ def _argument(value: Any) -> str:
 def _attributes(module: nn.Module) -> str:
     if isinstance(module, Quantizer):
         return ""
-    parts = []
-    for name, default in _parameters(type(module)).items():  # type: ignore[arg-type]  # a type has a hash
-        value = getattr(module, name, default)
-        if value is None or _same(value, default) or isinstance(value, _PARTS):
+    parts, own = [], module.__dict__
+    for name, default in _parameters(type(module)):  # type: ignore[arg-type]  # a type has a hash
+        value = own[name] if name in own else getattr(module, name, default)
+        if value is default or value is None or _same(value, default) or isinstance(value, _PARTS):
             continue
         if name == "bias" and isinstance(value, bool):
             continue
@@ -155,11 +160,11 @@ def _value(value: Any) -> str:
 
 
 @cache
-def _parameters(kind: Any) -> Mapping[str, Any]:
+def _parameters(kind: Any) -> tuple[tuple[str, Any], ...]:
     """Return the arguments of a type of modules that a line may show, with their defaults."""
     constructor: Callable[..., None] = kind.__init__
     parameters = inspect.signature(constructor).parameters
-    return {name: p.default for name, p in parameters.items() if name not in _HIDDEN}
+    return tuple((name, p.default) for name, p in parameters.items() if name not in _HIDDEN)
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tools.bench import accuracy, accuracy_run, accuracy_table, prepare, rates, step_cost, step_time
+from tools.bench import accuracy, accuracy_run, accuracy_table, dumps, prepare, rates, step_cost, step_time
 from tools.bench.glyphs import CLASSES, SIZE, glyphs
 from tools.bench.peers import Widths, load
 from tools.bench.peers.qatc import config
@@ -167,6 +167,17 @@ def test_qatc_is_asked_for_the_widths_of_the_cell() -> None:
     assert (made.default.weight_bits, made.default.activation_bits, made.pow2) == (3, 4, "round")
     assert [(rule.match, rule.weight_bits, rule.activation_bits) for rule in made.rules] == [("conv1", 8, 8)]
     assert config(Widths()).default.weight_quantizer == "tracked"
+
+
+def test_what_dumps_add_is_the_median_of_the_rounds_shares() -> None:
+    found = {"plain": [1.0, 2.0, 4.0], "dumps": [1.1, 2.1, 8.0], "differences": [1.0, 2.0, 4.0]}
+    assert dumps.row("net", found).split() == ["net", "2.000", "10.0", "0.0"]
+
+
+def test_every_way_of_looking_at_the_passes_is_timed() -> None:
+    found = dumps.seconds(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(2, 3, 8, 8), rounds=2)
+    assert set(found) == set(dumps.WAYS)
+    assert all(len(times) == 2 and min(times) > 0 for times in found.values())
 
 
 def test_a_cost_in_proportion_to_the_nodes_has_the_exponent_one() -> None:

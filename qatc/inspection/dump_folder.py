@@ -13,7 +13,6 @@ from qatc.inspection.formats import as_json
 from qatc.inspection.graph_data import graph_data, text_of
 from qatc.pipeline import PassEvent
 from qatc.targets import Target
-from qatc.whole_file import replacing
 
 MANIFEST = "manifest.json"
 
@@ -66,8 +65,8 @@ class DumpFolder:
         if event.changed:
             name, found = f"{event.index:02}-{event.name}", graph_data(event.gm)
             text, graph, self._nodes = f"{name}.txt", f"{name}.json", len(found["nodes"])
-            (self.folder / text).write_text(text_of(found), encoding="utf-8")
-            (self.folder / graph).write_text(as_json(found), encoding="utf-8")
+            (self.folder / text).write_bytes(text_of(found).encode())
+            (self.folder / graph).write_bytes(as_json(found).encode())
         self.steps.append(
             {
                 "index": event.index, "name": event.name, "options": event.options, "changed": event.changed,
@@ -77,8 +76,10 @@ class DumpFolder:
 
     def _finish(self, title: str) -> None:
         head = {"qatc": qatc.__version__, "title": title, "target": self.target, "config": self.config}
-        with replacing(self.folder / MANIFEST) as file:
-            file.write(json.dumps({**head, "steps": self.steps}, indent=1).encode())
+        steps = ",\n".join(map(json.dumps, self.steps))
+        unfinished = self.folder / f".{MANIFEST}"  # there whole or not at all, but not waited for until it is on disk
+        unfinished.write_text(f'{json.dumps(head)[:-1]}, "steps": [\n{steps}\n]}}\n', encoding="utf-8")
+        unfinished.replace(self.folder / MANIFEST)
 
 
 def _listed(manifest: Path) -> list[str]:

@@ -1,11 +1,13 @@
 """A graph as plain data: what its text says, node by node and part by part."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import fx
 
 from qatc import ir
 from qatc.constants import constants
+from qatc.prepared import PreparedModel
 from qatc.printer import node_text, shown_nodes
 from qatc.quantizers import Quantizer, representable
 
@@ -24,16 +26,13 @@ def graph_data(gm: fx.GraphModule) -> GraphData:
     - `why_float`: why it stays in float; `fused_into`: the path of the op that the target fuses it into;
     - `part_of`: the call that was taken apart into it and others;
     - `replaces`: the names of the nodes that passes took out, and whose place or work this one took over;
-    - `range`: of a quantizer that has one, the least and greatest value on its grid; else None;
+    - `range`: of a prepared model's quantizer that has one, the least and greatest value on its grid; else None;
     - `weight`: whether it is computed from parameters and constants alone.
     """
-    constant = constants(gm.graph)
-    shown = dict.fromkeys(shown_nodes(gm))
-    return {
-        "nodes": [
-            _node_data(node, [n.name for n in node.all_input_nodes if n in shown], node in constant) for node in shown
-        ]
-    }
+    constant, shown = constants(gm.graph), dict.fromkeys(shown_nodes(gm))
+    # Whether there is a range is asked only where there may be: it takes as long as all the rest of a node.
+    ranges = isinstance(gm, PreparedModel) and gm.prepared_for is not None
+    return {"nodes": [_node_data(node, shown, node in constant, ranges) for node in shown]}
 
 
 def text_of(graph: GraphData) -> str:
@@ -41,14 +40,14 @@ def text_of(graph: GraphData) -> str:
     return "".join(f"{node['text']}\n" for node in graph["nodes"])
 
 
-def _node_data(node: fx.Node, inputs: list[str], constant: bool) -> NodeData:
+def _node_data(node: fx.Node, shown: Mapping[fx.Node, None], constant: bool, ranges: bool) -> NodeData:
     text, source = node_text(node), ir.source_of(node)
-    quantizer = ir.module_of(node, Quantizer)
+    quantizer = ir.module_of(node, Quantizer) if ranges and text.quant else None
     return {
         "name": node.name,
         "op": node.op,
         "kind": text.kind,
-        "inputs": inputs,
+        "inputs": [read.name for read in node.all_input_nodes if read in shown],
         "text": text.line(),
         "type": text.type or None,
         "path": text.path,
