@@ -4,80 +4,26 @@ The IR is a plain `torch.fx.GraphModule`; this is the only file that knows the k
 """
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import networkx as nx
 import torch
 from torch import fx, nn
 
+from qatc.node_values import BatchSize as BatchSize  # words of ir: everyone has them from there
+from qatc.node_values import Dims as Dims
+from qatc.node_values import OpenSize as OpenSize
+from qatc.node_values import Source as Source
+from qatc.node_values import TensorType as TensorType
 from qatc.quantizers.base import Quantizer
 
 _TYPE, _SOURCE, _WHY_FLOAT = "qatc_type", "qatc_source", "qatc_why_float"
 _MOVES, _FUSED_INTO, _CLIPPED_CODES = "qatc_moves_values", "qatc_fused_into", "qatc_clipped_codes"
 _NOTES, _DIMS, _BULK, _PART_OF = "qatc_notes", "qatc_dims", "qatc_bulk", "qatc_part_of"
 _REPLACES = "qatc_replaces"
-_SHORT = {
-    torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64", torch.int64: "i64",
-    torch.int32: "i32", torch.int8: "s8", torch.uint8: "u8", torch.bool: "bool",
-}  # fmt: skip
+_NOWHERE = Source()
 
 M = TypeVar("M", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class TensorType:
-    """Element type and shape; a dimension that follows the batch, or is open in the file, is None."""
-
-    dtype: torch.dtype
-    shape: tuple[int | None, ...]
-
-    def __str__(self) -> str:
-        dims = ",".join("N" if d is None else str(d) for d in self.shape)
-        return f"{_SHORT.get(self.dtype, str(self.dtype).removeprefix('torch.'))}[{dims}]"
-
-
-@dataclass(frozen=True)
-class BatchSize:
-    """A size that follows the batch: `factor * batch + rest`."""
-
-    factor: int = 1
-    rest: int = 0
-
-    def __str__(self) -> str:
-        scaled = "batch" if self.factor == 1 else f"{self.factor}*batch"
-        return f"{scaled} + {self.rest}" if self.rest > 0 else f"{scaled} - {-self.rest}" if self.rest else scaled
-
-
-@dataclass(frozen=True)
-class OpenSize:
-    """A size that is open beside the batch; an input's has a name. `example` is what it was in tracing."""
-
-    example: int
-    name: str = ""
-
-
-Dims = tuple[int | BatchSize | OpenSize, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the user wrote an op: the module's path in the model, and file and line of the call."""
-
-    path: str = ""
-    file: str = ""
-    line: int = 0
-
-    @property
-    def location(self) -> str:
-        """`file.py:12`, or an empty text where unknown."""
-        return f"{self.file}:{self.line}" if self.file else ""
-
-    def __str__(self) -> str:
-        return " ".join(part for part in (self.path, self.location) if part)
-
-
-_NOWHERE = Source()
 
 
 def tensor_type(node: fx.Node) -> TensorType | None:

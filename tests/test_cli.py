@@ -138,6 +138,8 @@ def test_json_is_all_that_is_on_stdout(
     assert (said["target"], [run["runtime"] for run in said["runtimes"]]) == ("onnxruntime", ["onnxruntime"])
     assert {"name", "codes", "differing", "step", "sqnr_db"} <= set(said["runtimes"][0]["tensors"][0])
     assert "wrote" in printed.err
+
+
 def test_lowering_prints_its_passes(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(checkpoint, "-o", tmp_path / "a.onnx", "--print-after", "lower-modules") == 0
     printed = capsys.readouterr().out
