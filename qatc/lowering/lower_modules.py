@@ -251,10 +251,10 @@ class LowerModules(Pass):
         return module
 
     def _layer(self, node: fx.Node, module: Fused) -> nn.Module:
-        folded = _folded(node, module)
+        folded = folded_of(node, module)
         if module.weight_quantizer is None:
             return self._guarded(node, FloatLayer(module, folded), op_kind(module))
-        weights, form = weights_of(module, folded, _grid(node)), self._sub_pixel(node)
+        weights, form = weights_of(module, folded, grid_of(node)), self._sub_pixel(node)
         if isinstance(module, FusedConvTranspose) and form is not None:
             return LoweredSubPixel(module, weights, self.target, form)
         return LoweredLayer(module, weights, self.target)
@@ -287,7 +287,7 @@ class LowerModules(Pass):
         rank = len(kind.shape)
         if module.weight_quantizer is None or rank not in (2, 3, 4, 5):
             return FloatMultiplyAdd(module, rank)
-        return LoweredBatchNorm(module, weights_of(module, module.fold(None), _grid(node)), self.target, rank)
+        return LoweredBatchNorm(module, weights_of(module, module.fold(None), grid_of(node)), self.target, rank)
 
     def _given_batch_norm(self, node: fx.Node, module: GivenBatchNorm) -> nn.Module:
         root = node.graph.owning_module
@@ -336,14 +336,16 @@ _OF_LAYERS = (*ir.GIVEN, "bn", "grid")
 _RANKS = {nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3}
 
 
-def _folded(node: fx.Node, module: Fused) -> Folded:
+def folded_of(node: fx.Node, module: Fused) -> Folded:
+    """Return the weight and bias of a layer's call with its BatchNorm folded in."""
     bn, root = ir.referenced_module(node.kwargs.get("bn")), node.graph.owning_module
     assert bn is None or isinstance(bn, BatchNorm)
     assert root is not None
     return module.fold(bn, **{name: value_of(root, tensor) for name, tensor in ir.given_tensors(node).items()})
 
 
-def _grid(node: fx.Node) -> Quantizer | None:
+def grid_of(node: fx.Node) -> Quantizer | None:
+    """Return the quantizer of a layer's input, where that is on a grid."""
     found = ir.referenced_module(node.kwargs.get("grid"))
     return found if isinstance(found, Quantizer) else None
 
