@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tools.bench import accuracy, accuracy_run, accuracy_table, dumps, prepare, rates, step_cost, step_time
+from tools.bench import accuracy, accuracy_run, accuracy_table, dumps, page, prepare, rates, step_cost, step_time
 from tools.bench.glyphs import CLASSES, SIZE, glyphs
 from tools.bench.peers import Widths, load
 from tools.bench.peers.qatc import config
@@ -183,3 +184,11 @@ def test_every_way_of_looking_at_the_passes_is_timed() -> None:
 def test_a_cost_in_proportion_to_the_nodes_has_the_exponent_one() -> None:
     small, large = prepare.Cost(1.0, {"pass": 1.0}, 100), prepare.Cost(10.0, {"pass": 10.0}, 1000)
     assert prepare.exponent(small, large) == pytest.approx(1.0)
+
+
+def test_the_bench_of_the_page_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert page.main([]) == 2
+    assert "apt-get install -y chromium chromium-driver" in capsys.readouterr().err
