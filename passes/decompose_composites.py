@@ -42,12 +42,15 @@ def take_attention_apart(gm: fx.GraphModule, node: fx.Node) -> bool:
 
     for user in list(node.users):
         index = user.args[1] if call_name(user) == "getitem" else None
-        if index in (0, 1, -1, -2) and isinstance(index, int) and parts[index] is not None:
-            user.replace_all_uses_with(parts[index])  # type: ignore[arg-type]
+        part = parts[index] if isinstance(index, int) and index in (0, 1, -1, -2) else None
+        if part is not None:
+            ir.note_replaced(user, part)
+            user.replace_all_uses_with(part)
         if not user.users and call_name(user) == "getitem":
             gm.graph.erase_node(user)
         else:
             user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), with_parts)
+    ir.note_replaced(node, results[0].node)
     gm.graph.erase_node(node)
     for made in reversed(tracer.made):  # weights that nothing reads
         if not made.users:

@@ -99,6 +99,7 @@ def _fold_before(gm: fx.GraphModule, node: fx.Node) -> None:
         module.weight.mul_(over_inputs(module, factor).to(module.weight.dtype))
         _set_bias(module, moved if module.bias is None else module.bias + moved)
     ir.set_module(gm, str(reader.target), module)
+    ir.note_replaced(node, reader)
     node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
     node.graph.erase_node(node)
 

@@ -49,7 +49,7 @@ def fold(gm: fx.GraphModule, bn: fx.Node, act: fx.Node | None) -> bool:
     ir.set_module(gm, str(bn.target), fused)
     if act is not None and not shared:
         fused.activation = taken_out(gm, act)
-        absorb(gm, bn, [act])
+        absorb(bn, [act])
     return True
 
 

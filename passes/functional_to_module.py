@@ -117,6 +117,7 @@ def take_piece(gm: fx.GraphModule, node: fx.Node) -> bool:
     if found is None:
         return False
     name, whole, module = found
+    ir.note_replaced(node.all_input_nodes[0], node)
     become_call(gm, node, name, module, (whole,), {})
     return True
 
@@ -144,8 +145,7 @@ def pass_on(gm: fx.GraphModule, node: fx.Node) -> bool:
     given = node.args[0] if node.args else node.kwargs.get("tensors")
     if not isinstance(given, list | tuple) or len(given) != 1 or not isinstance(given[0], fx.Node):
         return False
-    node.replace_all_uses_with(given[0])
-    gm.graph.erase_node(node)
+    ir.replace(node, given[0])
     return True
 
 

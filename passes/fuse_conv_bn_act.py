@@ -44,8 +44,7 @@ def drop_identities(gm: fx.GraphModule) -> bool:
     dropped = False
     for node, module in list(ir.module_calls(gm)):
         if type(module) is nn.Identity and isinstance(node.args[0], fx.Node):
-            node.replace_all_uses_with(node.args[0])
-            gm.graph.erase_node(node)
+            ir.replace(node, node.args[0])
             dropped = True
     if dropped:
         ir.prune(gm)
@@ -78,7 +77,7 @@ def flatten_first(gm: fx.GraphModule, layer: fx.Node, flatten: fx.Node, bn: fx.N
     ir.set_source(rows, replace(ir.source_of(flatten), path=path))
     ir.set_tensor_type(rows, ir.TensorType(kind.dtype, (kind.shape[0], linear.in_features)))
     layer.args = (rows,)
-    absorb(gm, layer, [flatten])
+    absorb(layer, [flatten])
     return True
 
 
@@ -96,7 +95,7 @@ def fuse(gm: fx.GraphModule, layer: fx.Node, bn: fx.Node | None, act: fx.Node | 
     if act is not None:
         fused.activation = taken_out(gm, act)
     ir.set_module(gm, str(layer.target), fused)
-    absorb(gm, layer, [bn, act])
+    absorb(layer, [bn, act])
     return True
 
 
@@ -107,13 +106,12 @@ def taken_out(gm: fx.GraphModule, node: fx.Node) -> nn.Module:
     return module
 
 
-def absorb(gm: fx.GraphModule, into: fx.Node, chain: list[fx.Node | None]) -> None:
+def absorb(into: fx.Node, chain: list[fx.Node | None]) -> None:
     """Let `into` stand for the nodes of a chain behind it, and erase them."""
     for node in chain:
         if node is not None:
-            node.replace_all_uses_with(into)
             ir.set_tensor_type(into, ir.tensor_type(node))
-            gm.graph.erase_node(node)
+            ir.replace(node, into)
 
 
 def foldable(bn: nn.Module, layer: nn.Module, output: ir.TensorType | None) -> bool:

@@ -52,8 +52,10 @@ class InsertQuantizers(Pass):
             return False
         return _Placement(gm, self.target, self.config).run()
 
-    def __str__(self) -> str:
-        return f"{self.name} target={self.target.name}"
+    @property
+    def options(self) -> str:
+        """The fields as text."""
+        return f"target={self.target.name}"
 
 
 class _Placement:

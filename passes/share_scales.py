@@ -35,8 +35,10 @@ class ShareScales(Pass):
             ir.prune(gm)
         return any(merged)
 
-    def __str__(self) -> str:
-        return f"{self.name} target={self.target.name}"
+    @property
+    def options(self) -> str:
+        """The fields as text."""
+        return f"target={self.target.name}"
 
 
 def groups(gm: fx.GraphModule) -> list[list[fx.Node]]:

@@ -38,5 +38,7 @@ class TrainBatchNorms(Pass):
                 module.bn_mode = self.mode
         return changed
 
-    def __str__(self) -> str:
-        return f"{self.name} mode={self.mode}"
+    @property
+    def options(self) -> str:
+        """The fields as text."""
+        return f"mode={self.mode}"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,9 +20,10 @@ from qatc.diagnosis import recording_bulk
 from qatc.errors import CalibrationError, ConfigError, QatcWarning
 from qatc.float_check import check_float
 from qatc.float_state import float_names, unwrapped
+from qatc.inspection import dumps_of
 from qatc.modules.fused import Fused
 from qatc.passes import qat_pipeline
-from qatc.pipeline import DumpFolder
+from qatc.pipeline import Observer
 from qatc.prepared import PreparedFor, PreparedModel, remember, remember_inputs
 from qatc.quantizers import Quantizer
 from qatc.ranks import join
@@ -42,6 +44,7 @@ def prepare(
     config: str | os.PathLike[str] | QConfig = "w8a8",
     *,
     dump_dir: str | Path | None = None,
+    observers: Iterable[Observer] = (),
     verify: bool = False,
     strict: bool = False,
 ) -> PreparedModel:
@@ -57,7 +60,8 @@ def prepare(
             the configuration names, or else `onnxruntime`; where both are given and differ, this one, with a warning.
         config: a `QConfig`, the path of one in a `.toml` file, or a preset: `w8a8`, `w8a8-pow2`, `w4a4`, `w4a4-pow2`,
             or a founding system's defaults (`nnabla`, ...; docs/configuration.md lists them).
-        dump_dir: a folder for the numbered text dump after each pass that changed something.
+        dump_dir: a folder for the numbered dump after each pass that changed something (`qatc.inspection.DumpFolder`).
+        observers: what else is told of the traced graph and of each pass, as `qatc.inspection.PrintPasses()`.
         verify: whether to compare the result, with its quantizers off, with the model: outputs in eval mode, outputs,
             gradients and statistics of a training step (`qatc.float_difference`), unless BatchNorms are asked to train
             without batch statistics. Needs example_inputs of the real kind, and the time and memory of a few runs.
@@ -76,12 +80,12 @@ def prepare(
         raise ConfigError("verify=True needs data to run the model on", remedy="give example_inputs, of the real kind")
     given = None if example_inputs is None else arguments_of(example_inputs, model.forward)
     inputs = None if given is None else given.bound(model.forward)
-    gm = trace(model, example_inputs, strict=strict)
-    dumps = None if dump_dir is None else DumpFolder(Path(dump_dir))
-    if dumps is not None:
-        dumps.start(gm)
     pipeline = qat_pipeline(target, config)
-    pipeline.run(gm, () if dumps is None else (dumps,))
+    observers = (*observers, *dumps_of(dump_dir, target, config))
+    start = time.perf_counter()
+    gm = trace(model, example_inputs, strict=strict)
+    pipeline.begin(gm, observers, "trace", time.perf_counter() - start)
+    pipeline.run(gm, observers)
     if not any(isinstance(module, Quantizer) for module in gm.modules()):
         raise ConfigError(
             f"nothing in {type(model).__name__} can be quantized for {target.name}",

@@ -91,8 +91,7 @@ def expand(function: Function, gm: fx.GraphModule, node: fx.Node) -> bool:
     except (DeclinedError, TypeError):  # TypeError: the call has arguments that the function does not know
         tracer.undo()
         return False
-    node.replace_all_uses_with(result.node)
-    gm.graph.erase_node(node)
+    ir.replace(node, result.node)
     return True
 
 

@@ -4,76 +4,26 @@ The IR is a plain `torch.fx.GraphModule`; this is the only file that knows the k
 """
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import networkx as nx
 import torch
 from torch import fx, nn
 
+from qatc.node_values import BatchSize as BatchSize  # words of ir: everyone has them from there
+from qatc.node_values import Dims as Dims
+from qatc.node_values import OpenSize as OpenSize
+from qatc.node_values import Source as Source
+from qatc.node_values import TensorType as TensorType
 from qatc.quantizers.base import Quantizer
 
 _TYPE, _SOURCE, _WHY_FLOAT = "qatc_type", "qatc_source", "qatc_why_float"
 _MOVES, _FUSED_INTO, _CLIPPED_CODES = "qatc_moves_values", "qatc_fused_into", "qatc_clipped_codes"
 _NOTES, _DIMS, _BULK, _PART_OF = "qatc_notes", "qatc_dims", "qatc_bulk", "qatc_part_of"
-_SHORT = {
-    torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64", torch.int64: "i64",
-    torch.int32: "i32", torch.int8: "s8", torch.uint8: "u8", torch.bool: "bool",
-}  # fmt: skip
+_REPLACES = "qatc_replaces"
+_NOWHERE = Source()
 
 M = TypeVar("M", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class TensorType:
-    """Element type and shape; a dimension that follows the batch, or is open in the file, is None."""
-
-    dtype: torch.dtype
-    shape: tuple[int | None, ...]
-
-    def __str__(self) -> str:
-        dims = ",".join("N" if d is None else str(d) for d in self.shape)
-        return f"{_SHORT.get(self.dtype, str(self.dtype).removeprefix('torch.'))}[{dims}]"
-
-
-@dataclass(frozen=True)
-class BatchSize:
-    """A size that follows the batch: `factor * batch + rest`."""
-
-    factor: int = 1
-    rest: int = 0
-
-    def __str__(self) -> str:
-        scaled = "batch" if self.factor == 1 else f"{self.factor}*batch"
-        return f"{scaled} + {self.rest}" if self.rest > 0 else f"{scaled} - {-self.rest}" if self.rest else scaled
-
-
-@dataclass(frozen=True)
-class OpenSize:
-    """A size that is open beside the batch; an input's has a name. `example` is what it was in tracing."""
-
-    example: int
-    name: str = ""
-
-
-Dims = tuple[int | BatchSize | OpenSize, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the user wrote an op: the module's path in the model, and file and line of the call."""
-
-    path: str = ""
-    file: str = ""
-    line: int = 0
-
-    @property
-    def location(self) -> str:
-        """`file.py:12`, or an empty text where unknown."""
-        return f"{self.file}:{self.line}" if self.file else ""
-
-    def __str__(self) -> str:
-        return " ".join(part for part in (self.path, self.location) if part)
 
 
 def tensor_type(node: fx.Node) -> TensorType | None:
@@ -103,7 +53,7 @@ def set_dims(node: fx.Node, dims: Dims) -> None:
 
 def source_of(node: fx.Node) -> Source:
     """Return where the user wrote this op."""
-    found: Source = node.meta.get(_SOURCE, Source())
+    found: Source = node.meta.get(_SOURCE, _NOWHERE)
     return found
 
 
@@ -164,6 +114,25 @@ def set_fused_into(node: fx.Node, path: str) -> None:
     node.meta[_FUSED_INTO] = path
 
 
+def replaces(node: fx.Node) -> tuple[str, ...]:
+    """Return the names of the nodes that passes took out, and whose place or work this one took over."""
+    found: tuple[str, ...] = node.meta.get(_REPLACES, ())
+    return found
+
+
+def note_replaced(old: fx.Node, new: fx.Node) -> None:
+    """Record that `new` takes the place of `old`, which is to go, and of all whose place that had taken."""
+    gone = (*replaces(old), old.name)
+    new.meta[_REPLACES] = (*replaces(new), *(name for name in gone if name not in replaces(new)))
+
+
+def replace(old: fx.Node, new: fx.Node) -> None:
+    """Let what reads `old` read `new`, which takes its place, and erase `old`."""
+    old.replace_all_uses_with(new)
+    note_replaced(old, new)
+    old.graph.erase_node(old)
+
+
 def notes(gm: fx.GraphModule) -> tuple[str, ...]:
     """Return what tracing had to say about the whole graph: decisions on sizes, branches left out."""
     found: tuple[str, ...] = gm.meta.get(_NOTES, ())
@@ -193,6 +162,7 @@ def meta_items(node: fx.Node) -> dict[str, Any]:
         "fused_into": fused_into(node),
         "part_of": part_of(node),
         "bulk": None if bulk(node) is None else list(bulk(node) or ()),
+        "replaces": list(replaces(node)),
     }
 
 
@@ -209,6 +179,8 @@ def set_meta_items(node: fx.Node, items: dict[str, Any]) -> None:
     if items.get("bulk") is not None:  # files of before it was recorded have none
         peak, root = items["bulk"]
         set_bulk(node, (float(peak), float(root)))
+    if items.get("replaces"):
+        node.meta[_REPLACES] = tuple(map(str, items["replaces"]))
 
 
 def module_of(node: Any, kind: type[M] | tuple[type[M], ...] = nn.Module) -> M | None:  # type: ignore[assignment]
@@ -221,10 +193,13 @@ def module_of(node: Any, kind: type[M] | tuple[type[M], ...] = nn.Module) -> M |
 
 def get_module(root: nn.Module, path: str) -> nn.Module | None:
     """Return the submodule at a dotted path, or None."""
-    try:
-        return root.get_submodule(path)
-    except AttributeError:
-        return None
+    at = root
+    for name in path.split(".") if path else ():
+        found = at._modules.get(name)  # get_submodule takes three times as long, and this is asked of every node
+        if found is None:
+            return None
+        at = found
+    return at
 
 
 def set_module(root: nn.Module, path: str, module: nn.Module) -> None:

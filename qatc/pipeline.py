@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from torch import fx
@@ -12,7 +11,7 @@ from qatc.collection import postponed_collection
 from qatc.errors import InvariantError, PassOrderError
 from qatc.invariants import Invariant
 from qatc.ir import source_of
-from qatc.printer import format_graph, format_node
+from qatc.printer import format_node
 
 
 @dataclass(frozen=True)
@@ -31,20 +30,34 @@ class Pass:
         """Rewrite the graph; return whether anything changed. Each pass defines its own."""
         raise NotImplementedError
 
+    @property
+    def options(self) -> str:
+        """The fields as text, `times=3 target=tensorrt`; a pass may say it shorter."""
+        return " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+
     def __str__(self) -> str:
-        options = " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
-        return f"{self.name} {options}".rstrip()
+        return f"{self.name} {self.options}".rstrip()
 
 
 @dataclass(frozen=True)
 class PassEvent:
-    """What an observer is told after a pass."""
+    """What an observer is told after a pass, and of index 0 before the first: of what the graph is from.
+
+    `passes` are the names of those that this run is to run, in order.
+    """
 
     index: int
     name: str
     gm: fx.GraphModule
     changed: bool
     seconds: float
+    options: str = ""
+    passes: tuple[str, ...] = ()
+
+    @property
+    def last(self) -> bool:
+        """Whether no other pass follows."""
+        return self.index == len(self.passes)
 
 
 Observer = Callable[[PassEvent], None]
@@ -78,25 +91,29 @@ class Pipeline:
         return iter(self.passes)
 
     @postponed_collection()
+    def begin(self, gm: fx.GraphModule, observers: Iterable[Observer], name: str, seconds: float = 0.0) -> None:
+        """Tell the observers of the graph that the passes are to begin with; `name` says where it comes from."""
+        _tell(observers, PassEvent(0, name, gm, True, seconds, passes=tuple(step.name for step in self.passes)))
+
+    @postponed_collection()
     def run(self, gm: fx.GraphModule, observers: Iterable[Observer] = (), *, until: str | None = None) -> None:
         """Run the passes (up to and with the one named `until`), checking the graph after each that changed it."""
         names = [step.name for step in self.passes]
         if until is not None and until not in names:
             raise PassOrderError(f"no pass is named {until!r}", remedy=f"the passes are: {', '.join(names)}")
         observers = tuple(observers)
+        if until is not None:
+            names = names[: names.index(until) + 1]
         known: set[Invariant] = set(self.holds)
-        for index, step in enumerate(self.passes, start=1):
+        for index, step in enumerate(self.passes[: len(names)], start=1):
             start = time.perf_counter()
             changed = step.run(gm)
             known = (known - set(step.breaks)) | set(step.ensures)
             if changed:
                 gm.graph.lint()
                 check_invariants(gm, known, step.name)
-            event = PassEvent(index, step.name, gm, changed, time.perf_counter() - start)
-            for observer in observers:
-                observer(event)
-            if step.name == until:
-                return
+            seconds = time.perf_counter() - start
+            _tell(observers, PassEvent(index, step.name, gm, changed, seconds, step.options, tuple(names)))
 
     def _remedy(self, needed: Invariant, step: Pass, breaker: str | None) -> str:
         if breaker is not None:
@@ -105,6 +122,11 @@ class Pipeline:
         return (
             f"move {providers[0]!r} before {step.name!r}" if providers else f"add a pass that ensures {needed.name!r}"
         )
+
+
+def _tell(observers: Iterable[Observer], event: PassEvent) -> None:
+    for observer in observers:
+        observer(event)
 
 
 def check_invariants(gm: fx.GraphModule, invariants: Iterable[Invariant], after: str) -> None:
@@ -117,26 +139,3 @@ def check_invariants(gm: fx.GraphModule, invariants: Iterable[Invariant], after:
                 f"{f' ({location})' if location else ''}: {violation.why}\n  {format_node(violation.node)}   <-- here",
                 remedy=f"this is a defect of the pass {after!r}: please report it with the dump before it",
             )
-
-
-@dataclass
-class DumpFolder:
-    """An observer that writes `00-trace.txt`, and `03-fuse-conv-bn-act.txt` after each pass that changed something."""
-
-    folder: Path
-    written: list[Path] = field(default_factory=list)
-
-    def start(self, gm: fx.GraphModule) -> None:
-        """Write the graph as it was traced."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write("00-trace.txt", gm)
-
-    def __call__(self, event: PassEvent) -> None:
-        """Write the graph if the pass changed it."""
-        if event.changed:
-            self._write(f"{event.index:02}-{event.name}.txt", event.gm)
-
-    def _write(self, name: str, gm: fx.GraphModule) -> None:
-        path = self.folder / name
-        path.write_text(format_graph(gm), encoding="utf-8")
-        self.written.append(path)

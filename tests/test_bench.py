@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tools.bench import accuracy, accuracy_run, accuracy_table, prepare, rates, step_cost, step_time
+from tools.bench import accuracy, accuracy_run, accuracy_table, dumps, page, prepare, rates, step_cost, step_time
 from tools.bench.glyphs import CLASSES, SIZE, glyphs
 from tools.bench.peers import Widths, load
 from tools.bench.peers.qatc import config
@@ -169,6 +170,25 @@ def test_qatc_is_asked_for_the_widths_of_the_cell() -> None:
     assert config(Widths()).default.weight_quantizer == "tracked"
 
 
+def test_what_dumps_add_is_the_median_of_the_rounds_shares() -> None:
+    found = {"plain": [1.0, 2.0, 4.0], "dumps": [1.1, 2.1, 8.0], "differences": [1.0, 2.0, 4.0]}
+    assert dumps.row("net", found).split() == ["net", "2.000", "10.0", "0.0"]
+
+
+def test_every_way_of_looking_at_the_passes_is_timed() -> None:
+    found = dumps.seconds(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(2, 3, 8, 8), rounds=2)
+    assert set(found) == set(dumps.WAYS)
+    assert all(len(times) == 2 and min(times) > 0 for times in found.values())
+
+
 def test_a_cost_in_proportion_to_the_nodes_has_the_exponent_one() -> None:
     small, large = prepare.Cost(1.0, {"pass": 1.0}, 100), prepare.Cost(10.0, {"pass": 10.0}, 1000)
     assert prepare.exponent(small, large) == pytest.approx(1.0)
+
+
+def test_the_bench_of_the_page_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert page.main([]) == 2
+    assert "apt-get install -y chromium chromium-driver" in capsys.readouterr().err

@@ -140,6 +140,28 @@ def test_json_is_all_that_is_on_stdout(
     assert "wrote" in printed.err
 
 
+def test_lowering_prints_its_passes(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(checkpoint, "-o", tmp_path / "a.onnx", "--print-after", "lower-modules") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("# 09 lower-modules target=onnxruntime: 25 -> 25 nodes\n%x = input() : f32[N,3,16,16]")
+    assert "\nwrote " in printed
+    for options in (("--print-after-change", "--diff"), ("--diff",)):
+        assert run(checkpoint, "-o", tmp_path / "a.onnx", *options) == 0
+        head, *rest = capsys.readouterr().out.splitlines()
+        assert head == "# 06 drop-inactive: 26 -> 25 nodes"
+        assert rest[0].startswith("-%drop = Dropout(")
+
+
+def test_a_pass_to_print_that_there_is_not_is_an_error(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(checkpoint, "-o", tmp_path / "a.onnx", "--print-after", "lower") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "no pass is named 'lower'" in printed.err
+    assert not (tmp_path / "a.onnx").exists()
+
+
 class Bad:
     """Ways to call the command wrongly: what to do to the checkpoint, further arguments, what the error must say."""
 

@@ -1,6 +1,7 @@
 """The layout's own rules: what a reviewer would otherwise have to look for."""
 
 import ast
+import hashlib
 import importlib
 import os
 import re
@@ -23,6 +24,12 @@ SOURCES = sorted(
     for folder in ("qatc", "passes", "tools", "tests")
     for path in (ROOT / folder).rglob("*.py")
     if "__pycache__" not in path.parts and (ROOT / "qatc" / "passes") not in path.parents
+)
+PAGE_FILES = sorted(
+    path
+    for suffix in ("js", "css", "html")
+    for path in (ROOT / "qatc").rglob(f"*.{suffix}")
+    if "vendor" not in path.parts
 )
 
 
@@ -60,6 +67,29 @@ def test_a_pass_has_one_name_in_three_spellings_and_a_test(path: Path) -> None:
 def test_no_file_is_too_long_to_read(path: Path) -> None:
     folder = path.relative_to(ROOT).parts[0]
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE[folder]
+
+
+@pytest.mark.parametrize("path", PAGE_FILES, ids=lambda path: path.name)
+def test_no_file_of_the_page_is_too_long_to_read(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= LONGEST_FILE["qatc"]
+    assert max(map(len, lines)) <= 240, "short lines, else the limit on their number says nothing"
+
+
+def test_the_page_and_its_library_are_in_the_wheel() -> None:
+    assert PYPROJECT["tool"]["setuptools"]["package-data"]["qatc.view"] == ["assets/*", "vendor/*"]
+    assert {path.parent.name for path in PAGE_FILES} == {"assets"}, "vendored files are not for reading"
+
+
+def test_a_vendored_library_is_named_with_its_license_and_unchanged() -> None:
+    vendor = ROOT / "qatc" / "view" / "vendor"
+    rows = [line.strip("| ").split(" | ") for line in (vendor / "README.md").read_text("utf-8").splitlines()[-1:]]
+    licenses = {row[3].rpartition(", ")[2] for row in rows}
+    assert {path.name for path in vendor.iterdir()} == {"README.md", *licenses, *(row[0] for row in rows)}
+    for name, _, version, _, digest in rows:
+        content = (vendor / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == digest
+        assert version.encode() in content
 
 
 def test_the_public_api_is_what_it_says() -> None:

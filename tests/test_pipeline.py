@@ -175,11 +175,17 @@ def test_dumps_are_numbered_files_of_the_passes_that_changed_something(tmp_path:
     qatc.prepare(Functional(), images(), dump_dir=folder)
     assert sorted(path.name for path in folder.iterdir()) == snapshot(
         [
+            "00-trace.json",
             "00-trace.txt",
+            "05-functional-to-module.json",
             "05-functional-to-module.txt",
+            "06-fuse-conv-bn-act.json",
             "06-fuse-conv-bn-act.txt",
+            "08-insert-quantizers.json",
             "08-insert-quantizers.txt",
+            "10-leave-clips.json",
             "10-leave-clips.txt",
+            "manifest.json",
         ]
     )
     assert "ReLU" in (folder / "05-functional-to-module.txt").read_text()

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from qatc.config import PRESETS
-from qatc.passes import qat_pipeline
+from qatc.lowering.lower_modules import lowering_pipeline
+from qatc.passes import DedupModules, FoldBnSelf, qat_pipeline
+from qatc.spec import BATCH_NORM_MODES
 from qatc.targets import TARGETS
-from tools import digits, opt
+from tools import digits, opt, pass_docs, pass_examples
 from tools.demo_rows import HEAD, CommandFailed, Trained, lowered
 from tools.networks import NETWORKS
 
@@ -71,6 +74,22 @@ def test_opt_shows_what_a_pass_changed(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "fold-bn-self changed nothing\n"
 
 
+def test_opt_prints_passes_as_they_run_and_dumps_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert opt.main(["lenet", "--print-after-change", "--diff", "--dump-dir", str(tmp_path)]) == 0
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("#")]
+    assert heads[0] == "# 01 dedup-modules: 14 -> 14 nodes"
+    assert [head.split()[1] for head in heads] == [p.name[:2] for p in sorted(tmp_path.glob("*.txt"))[1:]]
+    assert opt.main(["lenet", "--print-after", "fold-bn-self", "--until", "fold-bn-self"]) == 0
+    assert capsys.readouterr().out.startswith("# 07 fold-bn-self: no change\n%x = input()")
+
+
+def test_opt_shows_the_passes_of_lowering_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert opt.main(["lenet", "--lower", "--until", "prepared"]) == 0
+    assert "FusedConv2d(%x_q, grid=%x_q, then=%conv1_q)" in capsys.readouterr().out
+    assert opt.main(["lenet", "--lower", "--target", "tensorrt"]) == 0
+    assert "LoweredLayer(%x_q)" in capsys.readouterr().out
+
+
 def test_opt_takes_a_factory_and_a_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +110,8 @@ def test_opt_takes_a_factory_and_a_shape(
             ["lenet", "--until", "constrain-pow2-scales"],
             "is not run with --config w8a8, but with: w8a8-pow2, w4a4-pow2",
         ),
+        (["lenet", "--lower", "--until", "dedup-modules"], "no pass 'dedup-modules'"),
+        (["lenet", "--print-after", "dedup"], "no pass is named 'dedup'"),
         (["lenet", "--target", "onnx"], "unknown target 'onnx'"),
         (["lenet", "--config", "w8"], "unknown config 'w8'"),
         (["lenet", "--shape", "1,3,32,32"], "does not run on the example inputs"),
@@ -105,12 +126,40 @@ def test_opt_explains_what_it_cannot_do(arguments: list[str], said: str, capsys:
     assert said in printed.err
 
 
-def test_opt_is_a_command_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["opt", "bisect"])
+def test_opt_and_bisect_are_commands_of_their_own(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [ROOT / "tools/opt", "lenet", "--shape", "32"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [ROOT / "tools" / name, "lenet", "--shape", "32"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("opt: error: ")
+    assert done.stderr.startswith(f"{name}: error: ")
+
+
+def test_the_reference_of_the_passes_is_what_the_passes_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pass_docs.main(["--check"]) == 0
+    text = pass_docs.PAGE.read_text()
+    monkeypatch.setattr(pass_docs, "ROOT", tmp_path)
+    monkeypatch.setattr(pass_docs, "PAGE", tmp_path / "passes.md")
+    monkeypatch.setattr(pass_docs, "page", lambda: text)
+    assert pass_docs.main(["--check"]) == 1
+    assert capsys.readouterr().err == "passes.md is out of date; write it with tools/pass_docs\n"
+    assert pass_docs.main([]) == 0
+    assert pass_docs.main(["--check"]) == 0
+
+
+def test_every_pass_of_every_pipeline_is_in_the_reference() -> None:
+    configs = [replace(PRESETS["w8a8-pow2"], batch_norm=mode) for mode in BATCH_NORM_MODES]
+    pipelines = [qat_pipeline(target, config) for target in TARGETS.values() for config in configs]
+    pipelines += [lowering_pipeline(target) for target in TARGETS.values()]
+    assert {type(step) for pipeline in pipelines for step in pipeline} == set(pass_examples.EXAMPLES)
+
+
+def test_an_example_that_shows_nothing_is_refused() -> None:
+    example = pass_examples.EXAMPLES[DedupModules]
+    with pytest.raises(LookupError, match="the example of fold-bn-self shows nothing"):
+        pass_docs.changes(FoldBnSelf, example)
 
 
 def test_every_dependency_is_pinned_to_what_is_installed() -> None:

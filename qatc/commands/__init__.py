@@ -2,9 +2,11 @@
 
 from qatc.commands.accumulators import ACCUMULATORS
 from qatc.commands.command import Command
+from qatc.commands.dump import DUMP
 from qatc.commands.lint import LINT
 from qatc.commands.lower import LOWER
+from qatc.commands.view import VIEW
 
-COMMANDS: tuple[Command, ...] = (LOWER, LINT, ACCUMULATORS)
+COMMANDS: tuple[Command, ...] = (LOWER, DUMP, VIEW, LINT, ACCUMULATORS)
 
-__all__ = ["ACCUMULATORS", "COMMANDS", "LINT", "LOWER", "Command"]
+__all__ = ["ACCUMULATORS", "COMMANDS", "DUMP", "LINT", "LOWER", "VIEW", "Command"]

@@ -11,11 +11,13 @@ from typing import Any
 import qatc
 from qatc.commands import float_model
 from qatc.commands.arrays import read_arrays
+from qatc.commands.checkpoint import add_trust, load_checkpoint
 from qatc.commands.command import Command
 from qatc.commands.lowering_options import add_options, options_from
 from qatc.commands.placement import add_placement, is_for_another, replaced
 from qatc.commands.summary import summary
 from qatc.errors import QatcError, VerificationError
+from qatc.inspection.options import add_pass_options, printers
 from qatc.lowering import Lowered, Verifications, lowered_proto, verify_on
 from qatc.lowering.lowered import write_all
 from qatc.lowering.verify_data import Array
@@ -66,14 +68,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print the verification as JSON, every tensor of it; all else to stderr"
     )
-    parser.add_argument("--dump-dir", type=Path, metavar="DIR", help="write the graph after each pass into this folder")
+    add_pass_options(parser)
     parser.add_argument("--opset", type=int, metavar="N", help="the ONNX opset (default: the target's)")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="CLASS", help="a class of your own that the model may hold"
-    )
-    parser.add_argument(
-        "--trust-pickle", action="store_true", help="load a pickled model, which can run any code that is in it"
-    )
+    add_trust(parser)
     parser.add_argument("--report", action="store_true", help="print every op: quantized how, or float and why")
     parser.add_argument(
         "--calib", type=Path, metavar="NPZ",
@@ -114,7 +111,7 @@ def _lower(args: argparse.Namespace) -> Verifications | None:
     for path in filter(None, (output, args.encodings, args.save)):
         _check_writable(path)
     if not from_float:
-        model = qatc.load(args.model, allow=tuple(args.allow), trust_pickle=args.trust_pickle)
+        model = load_checkpoint(args)
     data: Mapping[str, Array] | None = None if args.verify is None else read_arrays(args.verify)
     moved = ""
     if from_float:
@@ -127,7 +124,9 @@ def _lower(args: argparse.Namespace) -> Verifications | None:
         data = calib if data is None else data
     if data is None and (args.verify_on or args.json):
         raise VerificationError("there is no data to verify on", remedy="give inputs with --verify FILE.npz")
-    lowered = lowered_proto(model, args.target, options, opset=args.opset, dump_dir=args.dump_dir)
+    lowered = lowered_proto(
+        model, args.target, options, opset=args.opset, dump_dir=args.dump_dir, observers=printers(args)
+    )
     check = None if data is None else verify_on(model, lowered, data, args.verify_on)
     files = lowered.files(output, args.encodings)
     write_all(files)

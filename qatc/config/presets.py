@@ -48,3 +48,8 @@ def config_of(config: "str | os.PathLike[str] | QConfig") -> QConfig:
         f"a {type(config).__name__} is no configuration",
         remedy="pass a QConfig, a preset's name or a .toml file's path",
     )
+
+
+def config_name(config: QConfig) -> str:
+    """Return the name of the preset that the configuration is, or what it sets, as Python."""
+    return next((name for name, known in (PRESETS | FOUNDERS).items() if known == config), repr(config))

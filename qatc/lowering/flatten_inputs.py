@@ -83,6 +83,7 @@ def _replace_container(node: fx.Node, known: list[InputType]) -> None:
         ir.set_source(flat, Source(str(flat.target)))
         for reader in read[given]:
             ir.set_tensor_type(flat, _merged(given, ir.tensor_type(reader)))
+            ir.note_replaced(reader, flat)
             reader.replace_all_uses_with(flat)
     for reader in reversed([*_below(node)]):
         node.graph.erase_node(reader)

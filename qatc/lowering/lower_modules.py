@@ -23,7 +23,6 @@ from qatc.lowering.lowered_modules import (
     LoweredSubPixel,
     PaddedCodes,
     SumPool,
-    representable,
 )
 from qatc.lowering.options import DEFAULT, LoweringOptions
 from qatc.lowering.record_types import RecordTypes
@@ -37,7 +36,7 @@ from qatc.modules.fused_forms import LAYERS, fused_form
 from qatc.modules.kinds import op_kind, output_range, to_one
 from qatc.modules.transposed import FusedConvTranspose
 from qatc.pipeline import Pass, Pipeline
-from qatc.quantizers import Quantizer
+from qatc.quantizers import Quantizer, representable
 from qatc.targets import Target
 
 INACTIVE = (
@@ -68,8 +67,7 @@ class DropInactive(Pass):
         for node, module in list(ir.module_calls(gm)):
             keeps = _keeps(node, module) and not _is_between_grids(node)
             if keeps or isinstance(module, INACTIVE) or _repeats(node):
-                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
-                gm.graph.erase_node(node)
+                ir.replace(node, node.args[0])  # type: ignore[arg-type]
                 changed = True
         if changed:
             ir.prune(gm)
@@ -132,8 +130,7 @@ class DropCoveredClips(Pass):
             if isinstance(module, Fused):
                 module.activation = None
             else:
-                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
-                gm.graph.erase_node(node)
+                ir.replace(node, node.args[0])  # type: ignore[arg-type]
             changed = True
         if changed:
             ir.prune(gm)
@@ -155,8 +152,10 @@ class DropCoveredClips(Pass):
             ir.set_clipped_codes(user, (clip.min_val, clip.max_val))
         return True
 
-    def __str__(self) -> str:
-        return f"{self.name} target={self.target.name}"
+    @property
+    def options(self) -> str:
+        """The fields as text."""
+        return f"target={self.target.name}"
 
     @staticmethod
     def _covered(node: fx.Node, clip: nn.Module) -> bool:
@@ -193,7 +192,7 @@ class LowerModules(Pass):
                 sizes = {name: value for name, value in first.kwargs.items() if name not in _OF_LAYERS}
                 node.target, node.args, node.kwargs = path, first.args[:1], sizes
                 if first is not node:
-                    gm.graph.erase_node(first)
+                    ir.replace(first, node)
             if isinstance(lowered, LoweredSubPixel):
                 _set_phases(node, lowered)
         ir.prune(gm)
@@ -206,8 +205,10 @@ class LowerModules(Pass):
             place = " ".join(filter(None, (str(node.target), ir.source_of(node).location)))
             raise type(error)(error.what, where=error.where or place, remedy=error.remedy) from error
 
-    def __str__(self) -> str:
-        return f"{self.name} target={self.target.name}"
+    @property
+    def options(self) -> str:
+        """The fields as text."""
+        return f"target={self.target.name}"
 
     def _lowered(self, node: fx.Node, module: nn.Module) -> nn.Module | None:
         """Return the module's form in the file; None if it stays."""
@@ -259,10 +260,10 @@ class LowerModules(Pass):
         return module
 
     def _layer(self, node: fx.Node, module: Fused) -> nn.Module:
-        folded = _folded(node, module)
+        folded = folded_of(node, module)
         if module.weight_quantizer is None:
             return self._guarded(node, FloatLayer(module, folded), op_kind(module))
-        weights, form = weights_of(module, folded, _grid(node)), self._sub_pixel(node)
+        weights, form = weights_of(module, folded, grid_of(node)), self._sub_pixel(node)
         if isinstance(module, FusedConvTranspose) and form is not None:
             return LoweredSubPixel(module, weights, self.target, form)
         return LoweredLayer(module, weights, self.target)
@@ -295,7 +296,7 @@ class LowerModules(Pass):
         rank = len(kind.shape)
         if module.weight_quantizer is None or rank not in (2, 3, 4, 5):
             return FloatMultiplyAdd(module, rank)
-        return LoweredBatchNorm(module, weights_of(module, module.fold(None), _grid(node)), self.target, rank)
+        return LoweredBatchNorm(module, weights_of(module, module.fold(None), grid_of(node)), self.target, rank)
 
     def _given_batch_norm(self, node: fx.Node, module: GivenBatchNorm) -> nn.Module:
         root = node.graph.owning_module
@@ -344,14 +345,16 @@ _OF_LAYERS = (*ir.GIVEN, "bn", "grid")
 _RANKS = {nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3}
 
 
-def _folded(node: fx.Node, module: Fused) -> Folded:
+def folded_of(node: fx.Node, module: Fused) -> Folded:
+    """Return the weight and bias of a layer's call with its BatchNorm folded in."""
     bn, root = ir.referenced_module(node.kwargs.get("bn")), node.graph.owning_module
     assert bn is None or isinstance(bn, BatchNorm)
     assert root is not None
     return module.fold(bn, **{name: value_of(root, tensor) for name, tensor in ir.given_tensors(node).items()})
 
 
-def _grid(node: fx.Node) -> Quantizer | None:
+def grid_of(node: fx.Node) -> Quantizer | None:
+    """Return the quantizer of a layer's input, where that is on a grid."""
     found = ir.referenced_module(node.kwargs.get("grid"))
     return found if isinstance(found, Quantizer) else None
 

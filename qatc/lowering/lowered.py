@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import fx, nn
 import qatc
 from qatc.config import QConfig
 from qatc.errors import CalibrationError, LoweringError, QatcError
+from qatc.inspection import dumps_of
 from qatc.lowering.emit import emitted
 from qatc.lowering.encodings import encodings, widths
 from qatc.lowering.finish import LEAST_WRITTEN, finished
@@ -23,7 +24,7 @@ from qatc.lowering.options import DEFAULT, LoweringOptions
 from qatc.lowering.placement_changes import placement_changes, table
 from qatc.lowering.replace_placement import placed_for
 from qatc.masks import masks
-from qatc.pipeline import DumpFolder
+from qatc.pipeline import Observer
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
 from qatc.targets import Target, target_of
@@ -66,6 +67,7 @@ def lower(
     opset: int | None = None,
     dump_dir: str | Path | None = None,
     encodings: str | Path | None = None,
+    observers: Iterable[Observer] = (),
 ) -> Lowered:
     """Write the prepared, calibrated model as an ONNX file with QDQ nodes; the file is written whole or not at all.
 
@@ -77,8 +79,9 @@ def lower(
         target: the target it was prepared for (the default).
         options: the form of weights and of few bits, the type of floats, open and fixed sizes.
         opset: the ONNX opset; the target's own default otherwise.
-        dump_dir: a folder for the numbered text dumps of the lowering passes.
+        dump_dir: a folder for the numbered dumps of the lowering passes (`qatc.inspection.DumpFolder`).
         encodings: a JSON file for every tensor's scale and offset, in AIMET's format 1.0.0.
+        observers: what else is told of the graph and of each pass, as `qatc.inspection.PrintPasses()`.
 
     Raises:
         LoweringError: not a prepared model, another target, an opset or an option it does not have, or a rule of its
@@ -86,7 +89,7 @@ def lower(
         CalibrationError: a range is missing or not finite.
 
     """
-    lowered = lowered_proto(model, target, options, opset=opset, dump_dir=dump_dir)
+    lowered = lowered_proto(model, target, options, opset=opset, dump_dir=dump_dir, observers=observers)
     write_all(lowered.files(Path(path), None if encodings is None else Path(encodings)))
     return lowered
 
@@ -98,6 +101,7 @@ def lowered_proto(
     *,
     opset: int | None = None,
     dump_dir: str | Path | None = None,
+    observers: Iterable[Observer] = (),
 ) -> Lowered:
     """Do what `lower` does, without a file."""
     if not isinstance(model, PreparedModel) or model.prepared_for is None:
@@ -107,10 +111,10 @@ def lowered_proto(
     opset = _checked_opset(chosen, opset, _least_opset(model, options, chosen))
     _check_state(model)
     gm = copy.deepcopy(model).eval().cpu()
-    dumps = None if dump_dir is None else DumpFolder(Path(dump_dir))
-    if dumps is not None:
-        dumps.start(gm)
-    lowering_pipeline(written, options).run(gm, () if dumps is None else (dumps,))
+    pipeline = lowering_pipeline(written, options)
+    observers = (*observers, *dumps_of(dump_dir, chosen, model.prepared_for.config))
+    pipeline.begin(gm, observers, "prepared")
+    pipeline.run(gm, observers)
     model_ir = emitted(gm, max(opset, LEAST_WRITTEN))
     if options.float_dtype == "fp16":
         to_float16(model_ir, keep_ends=options.io_dtype == "fp32")
@@ -129,8 +133,8 @@ def lowered_proto(
             f"the file breaks {len(errors)} rules of {chosen.name}:\n  " + "\n  ".join(errors),
             remedy="exclude the layers named by a rule of the configuration, or report this",
         )
-    if dumps is not None:
-        (dumps.folder / "99-onnx.txt").write_text(onnx.printer.to_text(_without_weights(proto)), encoding="utf-8")
+    if dump_dir is not None:
+        (Path(dump_dir) / "99-onnx.txt").write_text(onnx.printer.to_text(_without_weights(proto)), encoding="utf-8")
     return Lowered(proto, chosen, findings, widths(model), options)
 
 

@@ -17,7 +17,7 @@ from qatc.lowering.sub_pixel import SubPixel
 from qatc.lowering.weights import Weights
 from qatc.modules.fused import Folded, Fused
 from qatc.modules.kinds import pad_widths
-from qatc.quantizers import Quantizer
+from qatc.quantizers import Quantizer, representable
 from qatc.quantizers.fake_quantize import bias_codes, snap
 from qatc.targets import Target
 
@@ -40,7 +40,8 @@ class LoweredQuantizer(nn.Module):
         arrange: "SubPixel | PaddedCodes | None" = None,
     ) -> None:
         super().__init__()
-        spec, self.arrange = quantizer.spec, arrange
+        self.spec, self.arrange = quantizer.spec, arrange
+        spec = self.spec
         scale, zero_point = quantizer.checked_grid(torch.empty(0))
         self.register_buffer("scale", scale.float().clone())
         self.register_buffer("zero_point", zero_point.to(spec.dtype))
@@ -72,13 +73,6 @@ class PaddedCodes:
         return cls(pad_widths(pad), int(quantizer.checked_grid(torch.empty(0)).zero_point))
 
 
-def representable(quantizer: Quantizer) -> tuple[float, float]:
-    """Return the least and greatest value on a tensor's grid."""
-    grid, spec = quantizer.checked_grid(torch.empty(0)), quantizer.spec
-    low, high = (dequantize(torch.tensor(float(code)), grid, spec) for code in (spec.qmin, spec.qmax))
-    return float(low), float(high)
-
-
 class LoweredLayer(nn.Module):
     """A layer with quantized weight: DequantizeLinear of its codes, of its bias where the target wants that, the op.
 
@@ -101,6 +95,7 @@ class LoweredLayer(nn.Module):
         super().__init__()
         self.layer = [layer]  # in a list, since its float parameters are not part of the file
         spec, file = weights.spec, target.file
+        self.weight_spec = spec
         self.axis, self.channels = spec.axis or 0, len(weights.codes)
         self.activation = layer.activation
         self.bits = spec.bits

@@ -12,6 +12,7 @@ from qatc.modules import clips, ops
 from qatc.modules.batch_norms import GivenBatchNorm
 from qatc.modules.fused import Fused
 from qatc.quantizers.base import Quantizer
+from qatc.spec import QuantSpec
 
 Types = tuple[type[nn.Module], ...]
 
@@ -113,8 +114,12 @@ def output_range(module: nn.Module) -> tuple[float, float] | None:
 
 
 def describe_quant(module: nn.Module) -> str:
-    """Return how a module quantizes, for a dump: `w=s8/ch0` of a layer, the spec of a quantizer."""
+    """Return how a module quantizes, for a dump: `w=s8/ch0` of a layer, the spec of a quantizer; lowered or not."""
     if isinstance(module, Quantizer):
         return str(module.spec)
-    quantizer = getattr(module, "weight_quantizer", None)
-    return f"w={quantizer.spec}" if isinstance(quantizer, Quantizer) else ""
+    quantizer = module._modules.get("weight_quantizer")
+    if isinstance(quantizer, Quantizer):
+        return f"w={quantizer.spec}"
+    own = module.__dict__
+    weight, spec = own.get("weight_spec"), own.get("spec")
+    return f"w={weight}" if isinstance(weight, QuantSpec) else str(spec) if isinstance(spec, QuantSpec) else ""

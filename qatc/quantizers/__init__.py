@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from qatc.errors import ConfigError, unknown
-from qatc.quantizers.base import Quantizer
+from qatc.quantizers.base import Quantizer, representable
 from qatc.quantizers.few_bits import Binary, Ternary
 from qatc.quantizers.given import Given
 from qatc.quantizers.learned_range import LearnedRange, WeightLearnedRange
@@ -68,5 +68,6 @@ __all__ = [
     "ACTIVATION_QUANTIZERS", "WEIGHT_QUANTIZERS", "LSQ", "Binary", "CGPact", "Fixed", "Given", "LSQPlus",
     "LearnedRange", "Pact", "Quantizer", "Ternary", "Tracked", "WeightFixed", "WeightLSQ", "WeightLSQPlus",
     "WeightLearnedRange", "WeightQuantizer", "WeightSAT", "WeightSATAsymmetric", "WeightSATDefault",
-    "WeightSATFullRange", "WeightTracked", "activation_quantizer", "weight_quantizer",
+    "WeightSATFullRange", "WeightTracked", "activation_quantizer", "representable",
+    "weight_quantizer",
 ]  # fmt: skip

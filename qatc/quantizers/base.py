@@ -306,6 +306,13 @@ class Quantizer(nn.Module):
         return self.estimators(first.new_empty(shape))
 
 
+def representable(quantizer: Quantizer) -> tuple[float, float]:
+    """Return the least and greatest value on a tensor's grid; a `CalibrationError` if it has none."""
+    grid, spec = quantizer.checked_grid(torch.empty(0)), quantizer.spec
+    low, high = (dequantize(torch.tensor(float(code)), grid, spec) for code in (spec.qmin, spec.qmax))
+    return float(low), float(high)
+
+
 def union(ranges: list[Range]) -> Range:
     """Return the range that covers all of them; NaN where one is."""
     if len(ranges) == 1:

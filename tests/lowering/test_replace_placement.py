@@ -15,13 +15,12 @@ from qatc import ir
 from qatc.errors import CalibrationError, LoweringError
 from qatc.lowering.compare_simulations import simulated_sqnr
 from qatc.lowering.lowered import lowered_proto
-from qatc.lowering.lowered_modules import representable
 from qatc.lowering.placement_changes import PlacementChange, placement_changes, table
 from qatc.lowering.replace_placement import placed_for
 from qatc.lowering.verify import verify
 from qatc.modules.fused import Fused
 from qatc.printer import format_graph
-from qatc.quantizers import ACTIVATION_QUANTIZERS, Quantizer
+from qatc.quantizers import ACTIVATION_QUANTIZERS, Quantizer, representable
 from qatc.targets import TARGETS
 from tests.lowering.networks import calibrated, data, everything
 from tests.models import images
