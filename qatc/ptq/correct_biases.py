@@ -1,8 +1,7 @@
 """Empirical bias correction: what quantization shifts on average is taken out of each layer's bias."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from qatc.layers import Layer, layers_of, shared_tensors
 from qatc.modules.fused import bn_factor
 from qatc.prepared import PreparedModel, prepared_in
 from qatc.recording import quantizers
+from qatc.stepping import SteppedRun, evaluating
 
 log = logging.getLogger("qatc")
 
@@ -71,7 +71,7 @@ def correct_biases(
     if not bound:
         raise CalibrationError("there was no batch to correct biases with", remedy="pass a loader that yields batches")
     found = []
-    with _evaluating(gm):
+    with evaluating(gm):
         wanted = _float_means(gm, layers, bound)
         runs = [_Run(gm, values) for values in bound]
         for node in gm.graph.nodes:
@@ -101,23 +101,8 @@ def _float_means(
     return means
 
 
-class _Run(fx.Interpreter):
-    """One batch on its way through the graph, node by node; a tensor is dropped behind its last reader."""
-
-    def __init__(self, gm: PreparedModel, values: dict[str, Any]) -> None:
-        super().__init__(gm)
-        self.given = values
-
-    def step(self, node: fx.Node) -> None:
-        """Run the node and keep its result, and drop what nothing reads any more."""
-        self.env[node] = self.run_node(node)
-        for done in self.user_to_last_uses.get(node, []):
-            del self.env[done]
-
-    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Return the argument of that name, or its default."""
-        name = str(target).lstrip("*")
-        return self.given[name] if name in self.given else args[0] if args else None
+class _Run(SteppedRun):
+    """One batch on its way through the graph; a layer's output can be had without its activation."""
 
     def before_activation(self, layer: Layer) -> Tensor:
         """Return what the layer gives with its activation left out; nothing is kept."""
@@ -174,14 +159,3 @@ def _correct(layer: Layer, wanted: _Mean, runs: list[_Run], shared: set[int]) ->
         shift = torch.where(factor == 0, 0.0, -shift / factor.masked_fill(factor == 0, 1.0))
     corrected.add_(shift.to(corrected.dtype))
     return CorrectedBias(layer.name, share)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
