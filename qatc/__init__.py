@@ -4,6 +4,7 @@ from qatc.api import calibrate, float_mode, freeze_bn, freeze_ranges, prepare
 from qatc.bn_reestimation import reestimate_bn
 from qatc.checkpoint import load, save
 from qatc.config import LayerConfig, QConfig, Rule
+from qatc.debugging import ScaleHistory, debug, sensitivity
 from qatc.errors import QatcError, QatcWarning
 from qatc.float_state import float_state_dict
 from qatc.listing import targets
@@ -26,7 +27,8 @@ __version__ = "0.1.0"
 __all__ = [
     "prepare", "calibrate", "freeze_bn", "freeze_ranges", "float_mode", "float_state_dict", "param_groups", "save",
     "load", "lower", "LoweringOptions", "quantize", "replace_placement", "accumulators", "targets",
-    "equalize", "clip_weights", "correct_biases", "reestimate_bn", "Oscillation", "Schedule",
+    "equalize", "clip_weights", "correct_biases", "reestimate_bn", "debug", "sensitivity", "Oscillation",
+    "ScaleHistory", "Schedule",
     "QConfig", "LayerConfig", "Rule", "QuantSpec", "Target", "Pass", "Pipeline", "PreparedModel", "QatcError",
     "QatcWarning", "__version__",
 ]  # fmt: skip

@@ -95,9 +95,10 @@ def test_a_vendored_library_is_named_with_its_license_and_unchanged() -> None:
 def test_the_public_api_is_what_it_says() -> None:
     assert sorted(qatc.__all__) == [
         "LayerConfig", "LoweringOptions", "Oscillation", "Pass", "Pipeline", "PreparedModel", "QConfig", "QatcError",
-        "QatcWarning", "QuantSpec", "Rule", "Schedule", "Target", "__version__", "accumulators", "calibrate",
-        "clip_weights", "correct_biases", "equalize", "float_mode", "float_state_dict", "freeze_bn", "freeze_ranges",
-        "load", "lower", "param_groups", "prepare", "quantize", "reestimate_bn", "replace_placement", "save", "targets",
+        "QatcWarning", "QuantSpec", "Rule", "ScaleHistory", "Schedule", "Target", "__version__", "accumulators",
+        "calibrate", "clip_weights", "correct_biases", "debug", "equalize", "float_mode", "float_state_dict",
+        "freeze_bn", "freeze_ranges", "load", "lower", "param_groups", "prepare", "quantize", "reestimate_bn",
+        "replace_placement", "save", "sensitivity", "targets",
     ]  # fmt: skip
     assert all(hasattr(qatc, name) for name in qatc.__all__)
     assert qatc.__version__ == PYPROJECT["project"]["version"]
