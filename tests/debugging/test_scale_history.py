@@ -9,6 +9,7 @@ from qatc.layers import layers_of
 from qatc.prepared import PreparedModel
 from tests.debugging.networks import Residual, batches, fixed, ready
 from tests.models import images, randomise
+from tests.waits import Waits
 
 
 def trained(gm: PreparedModel, history: qatc.ScaleHistory, steps: int) -> list[float]:
@@ -70,6 +71,20 @@ def test_the_scales_kept_are_those_of_their_steps_when_rows_are_dropped() -> Non
     curve = history.curves()["x_q"]
     assert [at for at, _ in curve] == [0.0, 16.0, 32.0]
     assert all(scale == pytest.approx(100 * (at + 1) / 255, rel=1e-2) for at, scale in curve)
+
+
+CONFIGS = {"w8a8": "w8a8", "w4a4": "w4a4", "pow2": "w8a8-pow2", "fixed": fixed(bits=4)}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_no_step_waits_for_the_device(config: str | qatc.QConfig) -> None:
+    gm = qatc.prepare(randomise(Residual()).eval(), batches()[0], config=config)
+    qatc.calibrate(gm, batches(), progress=False)
+    history = qatc.ScaleHistory(gm, points=2)
+    with Waits() as waits:
+        for _ in range(5):
+            history.step()
+    assert not waits.found
 
 
 def test_it_is_saved_and_goes_on() -> None:

@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import qatc
 from qatc.errors import ConfigError
@@ -12,6 +11,7 @@ from qatc.layers import layers_of
 from qatc.oscillation import Tracker
 from tests.models import ConvBnAct, ResidualIdentity, SharedConv, images, randomise
 from tests.prepared import prepared
+from tests.waits import Waits
 
 W3 = qatc.QConfig(qatc.LayerConfig(weight_bits=3))
 
@@ -163,19 +163,6 @@ def test_training_resumes_as_if_it_had_gone_on() -> None:
     assert torch.equal(train(resumed, again, range(20)), train(gm, oscillation, range(20)))
     for name, value in oscillation.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
-
-
-class Waits(TorchDispatchMode):
-    """Collects what would wait for a device: reading a value, a choice by a mask, whose size depends on it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def test_no_step_waits_for_the_device() -> None:
