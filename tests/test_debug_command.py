@@ -12,6 +12,8 @@ import torch
 
 import qatc
 from qatc.cli import main
+from qatc.view import read_folder
+from qatc.view.measured import measured_from
 from tests.debugging.networks import Two, fixed, ready
 from tests.lowering.networks import calibrated, data, everything
 from tests.models import images, randomise
@@ -48,8 +50,29 @@ def test_prints_and_writes_json(folder: Path, capsys: pytest.CaptureFixture[str]
     assert printed == json.loads(Path("report.json").read_text(encoding="utf-8"))
     in_python = qatc.debug(qatc.load("model.pt"), [data(20)[:16], data(20)[16:]], progress=False)
     assert printed == json.loads(in_python.json())
-    measured = json.loads(Path("measured.json").read_text(encoding="utf-8"))
-    assert measured == json.loads(json.dumps(in_python.measured()))
+    assert measured_from(json.loads(Path("measured.json").read_text(encoding="utf-8"))) == in_python.measured()
+
+
+def test_a_page_shows_it_at_the_nodes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("model.pt", "--data", "x.npz", "--view", "page.html", "--json") == 0
+    page = Path("page.html").read_text(encoding="utf-8")
+    shown = json.loads(page.split('id="data">')[1].split("</script>")[0])["measured"]
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert set(shown) == {row["node"] for row in rows}
+    for row in rows:
+        assert shown[row["node"]]["figures"]["accumulated SQNR, dB"] == row["accumulated_sqnr"]
+        assert shown[row["node"]]["histogram"]["counts"] == row["histogram"]["counts"]
+
+
+def test_a_folder_of_dumps_shows_it_too(folder: Path) -> None:
+    model = qatc.prepare(everything(), data(), dump_dir="dumps")
+    qatc.calibrate(model, [data()], progress=False)
+    qatc.save(model, "model.pt")
+    assert run("model.pt", "--data", "x.npz", "--measured", "dumps/measured.json") == 0
+    dump = read_folder(Path("dumps"))
+    assert not dump.notes
+    last = next(step.nodes for step in reversed(dump.steps) if step.nodes is not None)
+    assert set(dump.measured) <= {node["name"] for node in last}
 
 
 @pytest.mark.parametrize("batch", [None, 8])

@@ -1,9 +1,9 @@
 """`qatc debug`: where a quantized model loses accuracy, by quantized tensor and by weight."""
 
 import argparse
-import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from qatc.commands.arrays import read_arrays
 from qatc.commands.checkpoint import add_checkpoint, load_checkpoint
 from qatc.commands.command import Command
-from qatc.debugging import ScaleHistory, debug
+from qatc.debugging import DebugReport, ScaleHistory, debug
 from qatc.debugging.onnx_file import file_codes
 from qatc.errors import CheckpointError, ConfigError, first_line
 from qatc.ir import TensorType
@@ -20,6 +20,7 @@ from qatc.lowering.flatten_inputs import input_types
 from qatc.lowering.verify import flat, known_inputs
 from qatc.lowering.verify_data import Feeds, checked_data
 from qatc.prepared import PreparedModel
+from qatc.view import measured_json, page_of, read_model
 from qatc.whole_file import replacing_all
 
 # Samples at once.
@@ -28,7 +29,8 @@ _EPILOG = """\
 examples:
   qatc debug model.pt --data x.npz
   qatc debug model.pt --data x.npz --onnx model.onnx -o report.json
-  qatc debug model.pt --data x.npz --measured dumps/measured.json    for qatc view dumps/ to plot
+  qatc debug model.pt --data x.npz --view page.html                  histograms and figures at the graph's nodes
+  qatc debug model.pt --data x.npz --measured dumps/measured.json    for qatc view dumps/ to show
 
 exit codes: 0 done; 2 bad input, nothing written
 """
@@ -48,8 +50,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="take the first N samples of the data")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON to this file")
     parser.add_argument(
+        "--view", type=Path, metavar="HTML", help="also write a page of the graph with all of this, as qatc view does"
+    )
+    parser.add_argument(
         "--measured", type=Path, metavar="FILE",
-        help="also write histograms and figures for qatc view: DUMPS/measured.json",
+        help="also write what qatc view shows with a folder of dumps: DUMPS/measured.json",
     )  # fmt: skip
 
 
@@ -65,13 +70,22 @@ def _run(args: argparse.Namespace) -> int:
     report = debug(run, _batches(data, types), history=history)
     if args.onnx is not None:
         report = report.with_file(str(args.onnx), file_codes(model, args.onnx, data))
-    texts = {args.output: report.json(), args.measured: json.dumps(report.measured(), allow_nan=False)}
+    texts = {
+        args.output: report.json(),
+        args.view: "" if args.view is None else _page(model, report),
+        args.measured: measured_json(report.measured()),
+    }
     paths = [path for path in texts if path is not None]
     with replacing_all(paths) as files:
         for path, file in zip(paths, files, strict=True):
-            file.write(f"{texts[path]}\n".encode())
+            file.write(f"{texts[path]}\n".encode(errors="replace"))
     print(report.json() if args.json else report.table(None if args.all else 10))
     return 0
+
+
+def _page(model: PreparedModel, report: DebugReport) -> str:
+    dump = read_model(model)
+    return page_of(replace(dump, measured={**dump.measured, **report.measured()}))
 
 
 def _has_batch(kind: TensorType) -> bool:

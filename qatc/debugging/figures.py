@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from qatc.view.measured import Histogram
+
 
 def finite(value: float) -> float | None:
     """Return the number, or None if it is none that JSON has."""
@@ -35,22 +37,6 @@ class Agreement:
     def noise(self) -> float:
         """The error's power as a share of the signal's."""
         return self.error / self.power if self.power else math.inf if self.error else 0.0
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of values in bins of one width from `low` to `high`, in `unit` (values, where it is empty).
-
-    Grid points lie at `origin + k * step`; what is beyond `clip` is clipped.
-    """
-
-    low: float
-    high: float
-    counts: tuple[int, ...]
-    unit: str
-    step: float
-    origin: float
-    clip: tuple[float, float]
 
 
 @dataclass(frozen=True)

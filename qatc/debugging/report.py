@@ -8,6 +8,7 @@ from typing import Any
 
 from qatc.debugging.figures import Agreement, FileCodes, Usage, decibel, finite
 from qatc.debugging.scale_history import Curve
+from qatc.view.measured import Measured
 
 WORST = 10
 
@@ -65,20 +66,16 @@ class DebugRow:
             "scales": [list(point) for point in self.scales],
         }  # fmt: skip
 
-    def measured(self) -> dict[str, Any]:
-        """Return what `measured.json` of a dump folder says of this node: its histogram, figures and curves."""
+    def measured(self) -> Measured:
+        """Return what a page shows of this node: its histogram, figures and curves."""
         figures = {
             "local SQNR, dB": finite(self.local.sqnr), "accumulated SQNR, dB": finite(self.accumulated.sqnr),
-            "SQNR without what is added here, dB": finite(self.without.sqnr),
+            "SQNR without it, dB": finite(self.without.sqnr),
             "cosine similarity": finite(self.accumulated.cosine),
             "not clipped, %": 100 * (1 - self.usage.clipped), "codes used, %": 100 * self.usage.codes_used,
         }  # fmt: skip
-        found: dict[str, Any] = {"figures": {name: value for name, value in figures.items() if value is not None}}
-        if self.usage.histogram is not None:
-            found["histogram"] = asdict(self.usage.histogram)
-        if self.scales:
-            found["curves"] = {"scale": [list(point) for point in self.scales]}
-        return found
+        known = {name: value for name, value in figures.items() if value is not None}
+        return Measured(self.usage.histogram, known, {"scale": self.scales} if self.scales else {})
 
 
 @dataclass(frozen=True)
@@ -108,8 +105,8 @@ class DebugReport:
         """Return it as the text of a JSON file."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
-    def measured(self) -> dict[str, Any]:
-        """Return it as the `measured.json` of a dump folder, by node, for `qatc view` to plot."""
+    def measured(self) -> dict[str, Measured]:
+        """Return it by node, for a page of `qatc view` to plot."""
         return {row.node: row.measured() for row in self.rows}
 
     def table(self, most: int | None = WORST) -> str:

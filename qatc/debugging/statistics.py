@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qatc.debugging.figures import Agreement, Histogram, Usage
+from qatc.debugging.figures import Agreement, Usage
 from qatc.grid import Grid, per_channel
 from qatc.ranges.histogram import Histogram as GrowingHistogram
 from qatc.spec import QuantSpec
+from qatc.view.measured import Histogram
 
 MOST_BINS = 256
 

@@ -20,6 +20,8 @@ from qatc.nested import tensors
 from qatc.prepared import PreparedModel
 from qatc.quantizers import Quantizer
 from qatc.recording import quantizers
+from qatc.view import measured_json
+from qatc.view.measured import measured_from
 from tests.attention_models import Weights
 from tests.debugging.networks import Two, batches, fixed, ready
 from tests.lowering.networks import calibrated, data
@@ -259,8 +261,5 @@ def test_its_json_has_every_row_and_no_number_that_json_lacks() -> None:
 def test_what_a_page_plots_has_the_form_that_dump_folders_hold() -> None:
     measured = debugged(ready(fixed())).measured()
     assert set(measured) == {"stem", "a", "b", "hidden", "head", *TENSORS}
-    for one in measured.values():
-        histogram = one["histogram"]
-        assert set(histogram) == {"low", "high", "counts", "unit", "step", "origin", "clip"}
-        assert histogram["low"] < histogram["high"]
-        assert all(isinstance(value, float) and math.isfinite(value) for value in one["figures"].values())
+    assert measured_from(json.loads(measured_json(measured))) == measured
+    assert all(one.histogram is not None and "accumulated SQNR, dB" in one.figures for one in measured.values())

@@ -117,7 +117,7 @@ def test_a_report_has_its_curves() -> None:
     report = qatc.debug(gm, batches(), history=history, progress=False)
     assert all(len(row.scales) == 1 for row in report.rows)
     (point,) = history.curves()["a.weight_quantizer"]
-    assert report.measured()["a"]["curves"] == {"scale": [list(point)]}
+    assert report.measured()["a"].curves == {"scale": (point,)}
 
 
 @pytest.mark.parametrize("wrong", [{"every": 0}, {"points": 3}, {"points": 0}])
