@@ -88,6 +88,7 @@ def main() -> None:
     """Run every case, and then the command to its end."""
     os.chdir(sys.argv[1])
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     _work(saves=False)  # imports what the children need
     found = [case(moment, name, b"old") for moment, name in CASES]
     status = _work(saves=False)

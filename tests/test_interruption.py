@@ -128,7 +128,8 @@ def test_a_folder_without_permission_is_told(folder: Path, capsys: pytest.Captur
 def test_dumps_that_cannot_be_written_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").touch()
     assert lower_main(["model.pt", "--dump-dir", "file/dumps"]) == 2
-    assert "qatc: error: Not a directory: file/dumps" in capsys.readouterr().err
+    said = "qatc: error: the dumps cannot be written: Not a directory\n  at: file/dumps"
+    assert said in capsys.readouterr().err
     assert sorted(os.listdir(folder)) == ["file", "model.pt"]
 
 
