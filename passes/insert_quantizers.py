@@ -94,6 +94,8 @@ class _Placement:
                 ir.set_why_float(node, "")
             elif self.rules[node].reason:
                 ir.set_why_float(node, ir.why_float(node) or self.rules[node].reason)
+            elif self._ends_in_float(node):
+                ir.set_why_float(node, "its result, the network's own, has no grid")
             elif self.rules[node].inputs == "skip" and self._raw_branch(node) is None:
                 ir.set_why_float(node, "no quantized convolution in front takes the sum in")
             elif self._quantizes_weight(node):
@@ -181,7 +183,14 @@ class _Placement:
         if rule.inputs == "skip":
             raw = self._raw_branch(reader)
             return raw is not None and tensor is not raw
-        return rule.inputs == "quantized"
+        return rule.inputs == "quantized" and not self._ends_in_float(reader)
+
+    def _ends_in_float(self, node: fx.Node) -> bool:
+        """Say whether an op without weights ends the network, where its result gets no grid: it then runs in float."""
+        rule, module = self.rules[node], ir.module_of(node)
+        if rule.output != "quantized" or rule.final or module is None or fused_form(module) is not None:
+            return False
+        return all(user.op == "output" for user in self._readers(node))
 
     def _raw_branch(self, add: fx.Node) -> fx.Node | None:
         """Return the input of a residual add that stays raw: the convolution that takes the sum in.

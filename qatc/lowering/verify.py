@@ -175,16 +175,32 @@ def functions_of_codes(model: fx.GraphModule) -> set[str]:
 
 
 def behind_floats(model: fx.GraphModule) -> set[str]:
-    """Return the quantizer calls, by name, whose tensor an op in float gives (LayerNorm, GELU), or ops behind it."""
+    """Return the quantizer calls, by name, whose tensor an op in float gives (LayerNorm, GELU), or ops behind it.
+
+    What is a quotient, an exponential, or interpolated counts as one on every target.
+    """
     floats: set[fx.Node] = set()
     found: set[str] = set()
     for node in model.graph.nodes:
         behind = any(tensor in floats for tensor in ir.tensor_inputs(node))
         if ir.module_of(node, Quantizer) is not None:
             found |= {ir.source_of(node).path} if behind else set()
-        elif behind or (ir.why_float(node) and not ir.fused_into(node)):
+        elif behind or _is_inexact(node) or (ir.why_float(node) and not ir.fused_into(node)):
             floats.add(node)
     return found
+
+
+# In integers on some targets, but run by ONNX Runtime in float here.
+_INEXACT = frozenset({
+    "Sigmoid", "Tanh", "Gelu", "Swish", "HardSwish", "HardSigmoid", "Mish", "Elu", "Celu", "Selu", "Softplus",
+    "Softsign", "Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "GroupNormalization",
+    "InstanceNormalization", "LpNormalization", "LRN", "Resize-linear", "Div", "Pow",
+})  # fmt: skip
+
+
+def _is_inexact(node: fx.Node) -> bool:
+    module = ir.module_of(node)
+    return module is not None and op_kind(module) in _INEXACT
 
 
 def flat(model: PreparedModel, options: LoweringOptions = DEFAULT) -> PreparedModel:

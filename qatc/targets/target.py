@@ -55,7 +55,7 @@ class ActivationRule:
     """Codes of activations: signed, symmetric, and whether a clip in front needs the grid inside it.
 
     Where they are not signed, a symmetric grid of what may be negative is. `network_input` is what the inputs of the
-    network need beyond that.
+    network, and the results of ops that have no row, need beyond that: float tensors that become codes.
     """
 
     signed: bool
@@ -150,4 +150,5 @@ class Target:
 
     def rule(self, kind: str) -> OpRule:
         """Return the row of an operator; one that is not in the table stays in float, and says so."""
-        return self.ops.get(kind) or OpRule(reason=f"{kind} has no integer form on {self.name}")
+        reason = f"{kind} has no integer form on {self.name}"
+        return self.ops.get(kind) or OpRule(reason=reason, grid=self.activation.network_input)

@@ -26,6 +26,8 @@ TENSORRT = Target(
         "Gemm": _WEIGHTED,
         "MatMul": _WEIGHTED,
         "Add": OpRule(inputs="skip"),
+        # A gate (squeeze-and-excite); within SiLU no grid stands, since that is one op (Model Optimizer).
+        "Mul": _BETWEEN,
         "AveragePool": _BETWEEN,
         "GlobalAveragePool": _BETWEEN,
         "ReduceMean": _BETWEEN,
@@ -43,10 +45,13 @@ TENSORRT = Target(
         "BatchNormalization": OpRule(reason="a scale layer of its own runs in the float precision"),
         "Relu": OpRule(reason="fused to the layer in front"),
         "Clip": OpRule(reason="fused to the layer in front"),
+        "Swish": OpRule(reason="fused to the layer in front"),
+        "HardSwish": OpRule(reason="fused to the layer in front"),
         "Softmax": OpRule(reason="Softmax is not quantized on this target"),
         "LayerNormalization": OpRule(reason="LayerNormalization is not quantized on this target"),
     },
     concat="shared",
+    wholes=frozenset({"Swish", "HardSwish"}),
     epilogues={"Conv": _EPILOGUE, "ConvTranspose": _EPILOGUE, "Gemm": _EPILOGUE, "Add": _EPILOGUE},
     # Per-channel Q/DQ needs 13; nothing below 8 bits passes the importer but block-wise int4, and no Clip of codes.
     # Scales may be float16 (QuantDequantLinearHelper): in strongly typed networks they say the type of what DQ gives.

@@ -236,11 +236,8 @@ def test_tensorrt_puts_no_grid_behind_the_last_op() -> None:
         nn.Sequential(conv(3, 4), nn.AvgPool2d(2)),
         snapshot("""\
 -%_0 = Conv2d(%input_1) : f32[N,4,8,8]  k3 p1  # 0
--%_1 = AvgPool2d(%_0) : f32[N,4,4,4]  k2 s2  # 1
 +%input_q = Tracked(%input_1) : f32[N,3,8,8]  s8  # input_q
 +%_0 = FusedConv2d(%input_q, grid=%input_q) : f32[N,4,8,8]  k3 p1  w=s8/ch0  # 0
-+%_0_q = Tracked(%_0) : f32[N,4,8,8]  s8  # 0_q
-+%_1 = AvgPool2d(%_0_q) : f32[N,4,4,4]  k2 s2  # 1
 """),
         "tensorrt",
     )

@@ -36,7 +36,7 @@ pool     GlobalAveragePool          s8      s8
 squeeze  Conv               s8/ch0  s8      s8
 excite   Conv               s8/ch0  s8
 sigmoid  Sigmoid                    float           Sigmoid has no integer form on tensorrt
-mul      Mul                        float           Mul has no integer form on tensorrt
+mul      Mul                        float           its result, the network's own, has no grid
 5 of 8 ops quantized (4 with weights); float: Concat, Sigmoid, Mul\
 """),
     ),
@@ -46,9 +46,9 @@ mul      Mul                        float           Mul has no integer form on t
 op  kind         weight  inputs  output  why float
 --------------------------------------------------
 0   Conv         s8/ch0  s8
-1   Swish                float           Swish has no integer form on tensorrt
+1   Swish                float           fused to the layer in front
 2   Conv         s8/ch0  s8
-3   HardSwish            float           HardSwish has no integer form on tensorrt
+3   HardSwish            float           fused to the layer in front
 4   Conv         s8/ch0  s8
 5   LeakyRelu            float           LeakyRelu has no integer form on tensorrt
 6   Conv         s8/ch0  s8
@@ -108,9 +108,9 @@ interpolate_1  Resize-linear               s8      s8
 avg_pool2d     AveragePool                 s8      s8
 slice          Slice                       s8
 pad            Pad                         s8
-third          Conv                s8/ch0  s8      s8
-mean           ReduceMean                  s8
-9 of 11 ops quantized (3 with weights); float: MaxPool, BatchNormalization\
+third          Conv                s8/ch0  s8
+mean           ReduceMean                  float           its result, the network's own, has no grid
+8 of 11 ops quantized (3 with weights); float: MaxPool, BatchNormalization, ReduceMean\
 """),
     ),
 ]

@@ -63,7 +63,8 @@ def inputs_have_a_grid(view: GraphView) -> Violations:
     if not any(map(is_q, view.nodes)):
         return
     for tensor in sorted(view.inputs):
-        odd = [node for node in view.sinks(tensor, _FREE) if not (is_q(node) or layers.limits_codes(view, node))]
+        sinks = [node for node in view.sinks(tensor, _FREE) if node.op != "Shape"]  # sizes are no values
+        odd = [node for node in sinks if not (is_q(node) or layers.limits_codes(view, node))]
         if odd and view.dtype(tensor) in grids.FLOAT_TYPES:
             yield odd[0], f"reads network input '{tensor}' in float; put a Q/DQ on it"
 
