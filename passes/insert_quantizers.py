@@ -94,8 +94,8 @@ class _Placement:
                 ir.set_why_float(node, "")
             elif self.rules[node].reason:
                 ir.set_why_float(node, ir.why_float(node) or self.rules[node].reason)
-            elif self._ends_in_float(node):
-                ir.set_why_float(node, "its result, the network's own, has no grid")
+            elif self.rules[node].inputs == "between" and not self._makes_grid(self.tails[node]):
+                ir.set_why_float(node, "its result has no grid")
             elif self.rules[node].inputs == "skip" and self._raw_branch(node) is None:
                 ir.set_why_float(node, "no quantized convolution in front takes the sum in")
             elif self._quantizes_weight(node):
@@ -137,7 +137,7 @@ class _Placement:
         rule = self.target.rule(op_kind(module))
         if not rule.reason and (node in self.masks or any(n in self.masks for n in ir.tensor_inputs(node))):
             return OpRule(reason="a mask, or scores with a mask or a bias added: infinities fit no grid")
-        if rule.inputs == "quantized" and any(_is_number(arg) for arg in node.args):
+        if rule.inputs in ("quantized", "between") and any(_is_number(arg) for arg in node.args):
             return OpRule(reason="one of its operands is a number, which has no grid", grid=rule.grid)
         if rule.inputs == "any" or any(_is_float(n) for n in ir.tensor_inputs(node)):
             return rule
@@ -183,14 +183,7 @@ class _Placement:
         if rule.inputs == "skip":
             raw = self._raw_branch(reader)
             return raw is not None and tensor is not raw
-        return rule.inputs == "quantized" and not self._ends_in_float(reader)
-
-    def _ends_in_float(self, node: fx.Node) -> bool:
-        """Say whether an op without weights ends the network, where its result gets no grid: it then runs in float."""
-        rule, module = self.rules[node], ir.module_of(node)
-        if rule.output != "quantized" or rule.final or module is None or fused_form(module) is not None:
-            return False
-        return all(user.op == "output" for user in self._readers(node))
+        return rule.inputs == "quantized" or (rule.inputs == "between" and self._makes_grid(self.tails[reader]))
 
     def _raw_branch(self, add: fx.Node) -> fx.Node | None:
         """Return the input of a residual add that stays raw: the convolution that takes the sum in.

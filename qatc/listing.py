@@ -6,8 +6,8 @@ from typing import Any
 
 from qatc.targets import TARGETS, ActivationRule, OpRule, Target, target_of
 
-_RESIDUAL = {"quantized": "both inputs", "skip": "skip input", "any": "float"}
-_INPUTS = {"quantized": "quantized", "skip": "skip input", "any": "-"}
+_RESIDUAL = {"quantized": "both inputs", "between": "both inputs", "skip": "skip input", "any": "float"}
+_INPUTS = {"quantized": "quantized", "between": "if the result is", "skip": "skip input", "any": "-"}
 _OUTPUTS = {
     "quantized": "quantized", "wanted": "if wanted", "same": "as its input", "again": "as its input, again", "any": "-",
 }  # fmt: skip

@@ -27,8 +27,9 @@ class FixedGrid:
 class OpRule:
     """How a target treats one operator.
 
-    `inputs`: "quantized" asks for a grid on every tensor that it reads; "skip" on every one but the branch that ends in
-    a weighted op, which stays raw for the fused sum (a residual add); "any" asks for nothing.
+    `inputs`: "quantized" asks for a grid on every tensor that it reads; "between" does so only where its result gets
+    one; "skip" on every one but the branch that ends in a weighted op, which stays raw for the fused sum (a residual
+    add); "any" asks for nothing.
     `output`: "quantized" puts a grid on the result at once (behind the activation fused to it); "wanted" does so where
     an op behind it asks for one, even if seen through ops that move values; "same" says that the op only moves values,
     so the result lies on the input's grid; "again" that it does, but that the runtime moves codes only where the same
@@ -41,7 +42,7 @@ class OpRule:
     `reason`: why the op stays in float, for the report, where it does.
     """
 
-    inputs: Literal["quantized", "skip", "any"] = "any"
+    inputs: Literal["quantized", "between", "skip", "any"] = "any"
     output: Literal["quantized", "wanted", "same", "again", "any"] = "any"
     final: bool = False
     into: frozenset[str] = frozenset()

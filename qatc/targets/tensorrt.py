@@ -10,7 +10,7 @@ from qatc.targets.target import ActivationRule, FileRule, OpRule, Target, Verify
 # Q/DQ stand on the inputs of a weighted op; its result stays float for the fused epilogue.
 _WEIGHTED = OpRule(inputs="quantized")
 # An op without weights runs in int8 only between DQ and Q (guide: "Q/DQ layer-placement recommendations").
-_BETWEEN = OpRule(inputs="quantized", output="quantized")
+_BETWEEN = OpRule(inputs="between", output="quantized")
 # Q and DQ commute with it.
 _MOVES = OpRule(output="same")
 _EPILOGUE = frozenset({"Relu", "Clip"})
@@ -27,7 +27,7 @@ TENSORRT = Target(
         "MatMul": _WEIGHTED,
         "Add": OpRule(inputs="skip"),
         # A gate (squeeze-and-excite); within SiLU no grid stands, since that is one op (Model Optimizer).
-        "Mul": _BETWEEN,
+        "Mul": OpRule(inputs="between", output="wanted"),
         "AveragePool": _BETWEEN,
         "GlobalAveragePool": _BETWEEN,
         "ReduceMean": _BETWEEN,

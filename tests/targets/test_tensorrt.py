@@ -36,7 +36,7 @@ pool     GlobalAveragePool          s8      s8
 squeeze  Conv               s8/ch0  s8      s8
 excite   Conv               s8/ch0  s8
 sigmoid  Sigmoid                    float           Sigmoid has no integer form on tensorrt
-mul      Mul                        float           its result, the network's own, has no grid
+mul      Mul                        float           its result has no grid
 5 of 8 ops quantized (4 with weights); float: Concat, Sigmoid, Mul\
 """),
     ),
@@ -109,7 +109,7 @@ avg_pool2d     AveragePool                 s8      s8
 slice          Slice                       s8
 pad            Pad                         s8
 third          Conv                s8/ch0  s8
-mean           ReduceMean                  float           its result, the network's own, has no grid
+mean           ReduceMean                  float           its result has no grid
 8 of 11 ops quantized (3 with weights); float: MaxPool, BatchNormalization, ReduceMean\
 """),
     ),
