@@ -140,10 +140,9 @@ class DropCoveredClips(Pass):
         """Let the readers limit their codes, if they and the target can; say whether they do."""
         if not isinstance(clip, nn.Hardtanh) or self.target.file.low_bits != "clip_codes" or not node.users:
             return False
-        calls = [str(n.target) for n in node.graph.nodes if ir.module_of(n, Quantizer) is not None]
         for user in node.users:
             quantizer = ir.module_of(user, Quantizer)
-            if quantizer is None or quantizer.spec.bits > 8 or calls.count(str(user.target)) > 1:
+            if quantizer is None or quantizer.spec.bits > 8:
                 return False
             low, high = representable(quantizer)
             if low >= clip.min_val and high <= clip.max_val:
