@@ -120,7 +120,7 @@ def test_reasons_and_fusions_are_part_of_it() -> None:
 
     found = nodes(calibrated(Float(), "tensorrt"))
     assert {name: node["why_float"] for name, node in found.items() if node["why_float"]} == snapshot(
-        {"act": "HardSwish has no integer form on tensorrt", "softmax": "Softmax is not quantized on this target"}
+        {"act": "fused to the layer in front", "softmax": "Softmax is not quantized on this target"}
     )
 
 
