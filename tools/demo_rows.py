@@ -15,7 +15,7 @@ import torch
 from tools import measure
 from tools.digits import Digits, accuracy
 
-_COMPARED = re.compile(r"(\d+) codes: (\d+) differ per op, (\d+) end to end")
+_COMPARED = re.compile(r"(\d+) codes: (\d+) differ per op(?: \([^)]*\))?, (\d+) end to end")
 _LINT = re.compile(r"^lint: .*?(\d+) errors, (\d+) warnings", re.MULTILINE)
 _FINDING = re.compile(r"^\w+ (?:error|warning) at .*", re.MULTILINE)
 
