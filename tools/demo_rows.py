@@ -110,7 +110,7 @@ HEAD = tuple(zip(
     ("accuracy, %", "float"), ("", "QAT"), ("", "int8"),
     ("codes", "compared"), ("differ", "per op"), ("differ", "end to end"),
     ("KiB", "float"), ("", "int8"), ("ms", "float"), ("", "int8"), ("", "ratio"),
-    ("TensorRT's rules", ""), strict=True,
+    ("the target's rules", ""), strict=True,
 ))  # fmt: skip
 
 
