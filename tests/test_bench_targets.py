@@ -120,7 +120,7 @@ def test_latency_says_which_are_slower_and_what_their_graphs_have() -> None:
     rows: list[cells.Row] = [{"model": "resnet50", "threads": "1", **times, **ops}, slow]
     assert latency.table(rows)[1].split()[:7] == ["resnet50", "1", "4.00", "2.00", "2.50", "0.50", "0.80"]
     assert latency.goals(rows) == [
-        "over 1.03 of ONNX Runtime's own: unet (2): 1.50 of 2 (goal: none)",
+        "over 1.00 of ONNX Runtime's own: unet (2): 1.50 of 2 (goal: none)",
         "median of qatc / ORT: 1.15",
         "resnet50: int8 file 0.250 of the float one (goal: 0.27)",
     ]

@@ -22,6 +22,7 @@ from qatc.lowering.lowered_modules import (
     LoweredQuantizer,
     LoweredSubPixel,
     PaddedCodes,
+    ReadsApart,
     SumPool,
 )
 from qatc.lowering.options import DEFAULT, LoweringOptions
@@ -236,7 +237,17 @@ class LowerModules(Pass):
             case nn.Softmax() | ops.Softmax():
                 return self._unless_itself(node, module)
             case _:
+                if self._would_quantize_an_output(node):
+                    return ReadsApart(module)
                 return Guarded(module) if self._kept_apart(node, module) else None
+
+    def _would_quantize_an_output(self, node: fx.Node) -> bool:
+        """Say whether the runtime would take the grid behind the node in front of it, where the network's output is."""
+        source = node.args[0] if node.args else None
+        if not self.target.file.pulls_grids or not isinstance(source, fx.Node) or not ir.moves_values(node):
+            return False
+        is_output = any(user.op == "output" for user in source.users)
+        return is_output and ir.grid_source(source) is None and _is_quantized(node)
 
     def _kept_apart(self, node: fx.Node, module: nn.Module) -> bool:
         """Say whether the runtime would merge the op with one behind it, and that would change its values."""

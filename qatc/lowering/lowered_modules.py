@@ -226,6 +226,19 @@ class Guarded(nn.Module):
         return unchanged(self.op(*inputs, **sizes))
 
 
+class ReadsApart(nn.Module):
+    """A float op that reads its input behind one that changes nothing: the runtime takes no grid past it."""
+
+    def __init__(self, op: nn.Module) -> None:
+        super().__init__()
+        self.op = op
+
+    def forward(self, x: Tensor, *inputs: Tensor, **sizes: Any) -> Tensor:
+        """Return the op's output."""
+        y: Tensor = self.op(unchanged(x), *inputs, **sizes)
+        return y
+
+
 def unchanged(y: Tensor) -> Tensor:
     """Return y behind an op that changes nothing, and that no optimizer removes."""
     return F.leaky_relu(y, 1.0)

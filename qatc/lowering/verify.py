@@ -192,7 +192,7 @@ def behind_floats(model: fx.GraphModule) -> set[str]:
 
 # In integers on some targets, but run by ONNX Runtime in float here.
 _INEXACT = frozenset({
-    "Sigmoid", "Tanh", "Gelu", "Swish", "HardSwish", "HardSigmoid", "Mish", "Elu", "Celu", "Selu", "Softplus",
+    "Tanh", "Gelu", "Swish", "HardSwish", "HardSigmoid", "Mish", "Elu", "Celu", "Selu", "Softplus",
     "Softsign", "Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "GroupNormalization",
     "InstanceNormalization", "LpNormalization", "LRN", "Resize-linear", "Div", "Pow",
 })  # fmt: skip

@@ -80,6 +80,8 @@ ONNXRUNTIME = Target(
         mean="GlobalAveragePool",
         transposed="Conv",
         guarded=frozenset({"Conv", "ConvTranspose", "Gemm", "Softmax"}),
+        # QDQPropagation: a float output in front of a Transpose came out on the grid behind it (1.31).
+        pulls_grids=True,
         # PadFusion makes zeros a MaxPool's padding, which it leaves out of the maximum: wrong where all is below zero.
         kept_apart={"Pad": frozenset({"MaxPool"})},
         # Of 4-bit weights all ops are float; 4-bit activations do not load where propagation takes Q past a MaxPool

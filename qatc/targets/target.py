@@ -83,8 +83,9 @@ class FileRule:
     `batch_norm_kernel`: the size of the depthwise convolution that a quantized BatchNorm of its own becomes.
     `padding`: whether a pad of its own pads codes behind QuantizeLinear or values between DequantizeLinear and it.
     `opset`: least, greatest, default. `guarded`: operators that the runtime would by itself run in integers where they
-    stand between two grids, unless an op that it does not look through follows. `kept_apart`: operators that the
-    runtime would merge with one of these behind them, though that gives other values.
+    stand between two grids, unless an op that it does not look through follows. `pulls_grids`: whether
+    the runtime takes Q/DQ in front of ops that only move values, also onto what is an output of the network there.
+    `kept_apart`: operators that the runtime would merge with one of these behind them, though that gives other values.
 
     `weights`: integer initializers with DequantizeLinear, or float ones with both. `sub_byte`: the forms of fewer than
     8 bits that it takes, its default first: in 8-bit tensors, in ONNX's 4-bit and 2-bit types, or behind
@@ -100,6 +101,7 @@ class FileRule:
     batch_norm_kernel: int = 1
     padding: Literal["codes", "values"] = "codes"
     guarded: frozenset[str] = frozenset()
+    pulls_grids: bool = False
     kept_apart: Mapping[str, frozenset[str]] = field(default_factory=dict)
     weights: WeightForm = "int8"
     sub_byte: tuple[SubByte, ...] = ("widen",)

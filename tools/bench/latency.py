@@ -32,8 +32,8 @@ from tools import measure
 from tools.bench import cells
 from tools.bench.corpus import CONVOLUTIONAL, CORPUS, built
 
-# Two sessions of one file differ by up to 2 % in processor time.
-GOAL_RATIO, GOAL_SIZE, SIZED = 1.03, 0.27, "resnet50"
+# Two sessions of one file differ by up to 2 % in processor time; the goal makes no allowance for it.
+GOAL_RATIO, GOAL_SIZE, SIZED = 1.0, 0.27, "resnet50"
 FIELDS = ("model", "threads")
 LONGEST = 900.0
 KINDS = ("float", "qatc", "ort")

@@ -34,6 +34,7 @@ from qatc.lowering.lowered_modules import (
     LoweredQuantizer,
     LoweredSubPixel,
     PaddedCodes,
+    ReadsApart,
 )
 from qatc.lowering.sub_pixel import SubPixel
 from qatc.modules.fused import FusedConv1d, FusedConv2d, FusedConv3d, FusedLinear
@@ -220,6 +221,10 @@ def _guarded(b: Builder, m: Guarded, *given: Any, **sizes: Any) -> Value:
     return _unchanged(b, b.call(m.op, *given, **sizes))
 
 
+def _reads_apart(b: Builder, m: ReadsApart, x: Value, *given: Any, **sizes: Any) -> Value:
+    return b.call(m.op, typed(_unchanged(b, x), x), *given, **sizes)
+
+
 def _unchanged(b: Builder, y: Value) -> Value:
     """Return y behind an op that changes nothing, and that no optimizer removes."""
     return b.op("LeakyRelu", y, alpha=1.0)
@@ -245,7 +250,7 @@ def _quantizer(b: Builder, m: LoweredQuantizer, x: Value, pad: Any = None) -> Va
 LAYERS: Mapping[type[nn.Module], Form] = {
     LoweredQuantizer: _quantizer, LoweredLayer: _lowered_layer, LoweredBatchNorm: _lowered_batch_norm,
     LoweredSubPixel: _sub_pixel,
-    FloatLayer: _float_layer, FloatMultiplyAdd: _multiply_add, Guarded: _guarded,
+    FloatLayer: _float_layer, FloatMultiplyAdd: _multiply_add, Guarded: _guarded, ReadsApart: _reads_apart,
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
                      nn.Linear), _layer),
 }  # fmt: skip
